@@ -1,0 +1,110 @@
+"""Room: what the workers of a pool can hold at once. The fit rule of DESIGN section 3.
+
+A ticket in flight reserves n_in + max(predicted, produced) KV tokens and one running slot on one worker.
+Everything the scheduler charges ahead of time is reserved here first, and given back only in the step that
+settles it: the bound rests on that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from fairness.ticket import LawError, Ticket
+
+
+class Capacity(NamedTuple):
+    """A pool's capacity: KV tokens M over all workers, running slots over all workers, tokens of the largest worker."""
+
+    tokens: int
+    slots: int
+    largest: int
+
+
+class Room(Protocol):
+    """What a scheduler asks of the workers behind it."""
+
+    def capacity(self) -> Capacity: ...
+
+    def place(self, ticket: Ticket) -> str | None:
+        """Reserve room for `ticket` and name the worker, or None when no worker can take it now."""
+
+    def grow(self, ticket: Ticket, tokens: int) -> None:
+        """Reserve `tokens` more (fewer when negative) for a ticket that runs."""
+
+    def release(self, ticket: Ticket) -> None:
+        """Give back everything `ticket` holds."""
+
+
+@dataclass(slots=True)
+class Worker:
+    """One engine: its running slots and KV tokens, and what is reserved of them."""
+
+    id: str
+    slots: int
+    tokens: int
+    running: int = 0
+    reserved: int = 0
+    healthy: bool = True
+
+    def fits(self, tokens: int) -> bool:
+        return self.healthy and self.running < self.slots and self.reserved + tokens <= self.tokens
+
+    def load(self) -> float:
+        """The fuller of its two resources, 0..1 and above when an engine produced more than was predicted."""
+        return max(self.running / self.slots, self.reserved / self.tokens)
+
+
+class WorkerRoom:
+    """The room of a pool of workers; a ticket goes to the least loaded worker that can take it."""
+
+    def __init__(self, workers: list[Worker]) -> None:
+        self.workers = {worker.id: worker for worker in workers}
+        self._measure()
+
+    def _measure(self) -> None:
+        healthy = [worker for worker in self.workers.values() if worker.healthy]
+        self._capacity = Capacity(
+            sum(worker.tokens for worker in healthy),
+            sum(worker.slots for worker in healthy),
+            max((worker.tokens for worker in self.workers.values()), default=0),
+        )
+
+    def capacity(self) -> Capacity:
+        return self._capacity
+
+    def set_worker(
+        self, worker_id: str, *, healthy: bool | None = None, slots: int | None = None, tokens: int | None = None
+    ) -> None:
+        """Change what is known of a worker. What it runs stays reserved on it until it is settled."""
+        worker = self.workers.setdefault(worker_id, Worker(worker_id, slots or 1, tokens or 1))
+        worker.healthy = worker.healthy if healthy is None else healthy
+        worker.slots = worker.slots if slots is None else slots
+        worker.tokens = worker.tokens if tokens is None else tokens
+        self._measure()
+
+    def place(self, ticket: Ticket) -> str | None:
+        tokens = ticket.input_tokens + max(ticket.predicted, ticket.produced)
+        best: Worker | None = None
+        for worker in self.workers.values():
+            eligible = worker.fits(tokens) and worker.id not in ticket.avoid
+            if eligible and (best is None or worker.load() < best.load()):
+                best = worker
+        if best is None:
+            return None
+        best.running += 1
+        best.reserved += tokens
+        ticket.reserved = tokens
+        return best.id
+
+    def grow(self, ticket: Ticket, tokens: int) -> None:
+        ticket.reserved += tokens
+        self.workers[ticket.worker].reserved += tokens
+
+    def release(self, ticket: Ticket) -> None:
+        worker = self.workers[ticket.worker]
+        if worker.running < 1 or worker.reserved < ticket.reserved:
+            raise LawError(f"worker {worker.id} gives back more room than it holds ({ticket.id})")
+        worker.running -= 1
+        worker.reserved -= ticket.reserved
+        ticket.reserved = 0
