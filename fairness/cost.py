@@ -17,6 +17,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from math import isfinite
 from typing import Protocol, cast
 
@@ -176,7 +177,7 @@ def _check_points(name: str, points: Points) -> None:
     for point in points:
         for value in point:
             _check_price("piecewise", f"{name} point {list(point)}", value)
-    for before, after in zip(points, points[1:], strict=False):
+    for before, after in pairwise(points):
         if after[0] == before[0]:
             raise CostError(
                 f"cost piecewise: {name} jumps at point {list(after)}: two values at {after[0]:g} tokens; "
@@ -195,7 +196,7 @@ def _check_ratio(kind: str, cached: float) -> None:
 
 
 def _slopes(points: Points) -> list[float]:
-    return [(y1 - y0) / (x1 - x0) for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False)]
+    return [(y1 - y0) / (x1 - x0) for (x0, y0), (x1, y1) in pairwise(points)]
 
 
 def _interpolate(points: Points, x: float) -> float:

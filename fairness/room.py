@@ -7,6 +7,8 @@ settles it: the bound rests on that.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -29,11 +31,15 @@ class Room(Protocol):
     def place(self, ticket: Ticket) -> str | None:
         """Reserve room for `ticket` and name the worker, or None when no worker can take it now."""
 
-    def grow(self, ticket: Ticket, tokens: int) -> None:
-        """Reserve `tokens` more (fewer when negative) for a ticket that runs."""
+    def grow(self, ticket: Ticket, tokens: int) -> int:
+        """A ticket that runs turned out `tokens` larger (smaller when negative) than `place` was told. Returns how
+        many of them the room had not set aside."""
 
     def release(self, ticket: Ticket) -> None:
         """Give back everything `ticket` holds."""
+
+    def check_integrity(self, in_flight: Iterable[Ticket]) -> None:
+        """Raises LawError unless exactly what the tickets in flight hold is reserved."""
 
 
 @dataclass(slots=True)
@@ -85,21 +91,24 @@ class WorkerRoom:
 
     def place(self, ticket: Ticket) -> str | None:
         tokens = ticket.input_tokens + max(ticket.predicted, ticket.produced)
-        best: Worker | None = None
-        for worker in self.workers.values():
-            eligible = worker.fits(tokens) and worker.id not in ticket.avoid
-            if eligible and (best is None or worker.load() < best.load()):
-                best = worker
-        if best is None:
+        fitting = [worker for worker in self._eligible(ticket) if worker.fits(tokens)]
+        if not fitting:
             return None
+        best = min(fitting, key=Worker.load)
         best.running += 1
         best.reserved += tokens
         ticket.reserved = tokens
         return best.id
 
-    def grow(self, ticket: Ticket, tokens: int) -> None:
+    def _eligible(self, ticket: Ticket) -> list[Worker]:
+        """The healthy workers; those to avoid only when no other is left, or the head would block the pool."""
+        healthy = [worker for worker in self.workers.values() if worker.healthy]
+        return [worker for worker in healthy if worker.id not in ticket.avoid] or healthy
+
+    def grow(self, ticket: Ticket, tokens: int) -> int:
         ticket.reserved += tokens
         self.workers[ticket.worker].reserved += tokens
+        return max(0, tokens)
 
     def release(self, ticket: Ticket) -> None:
         worker = self.workers[ticket.worker]
@@ -108,3 +117,12 @@ class WorkerRoom:
         worker.running -= 1
         worker.reserved -= ticket.reserved
         ticket.reserved = 0
+
+    def check_integrity(self, in_flight: Iterable[Ticket]) -> None:
+        running, reserved = Counter[str](), Counter[str]()
+        for ticket in in_flight:
+            running[ticket.worker] += 1
+            reserved[ticket.worker] += ticket.reserved
+        for worker in self.workers.values():
+            if (worker.running, worker.reserved) != (running[worker.id], reserved[worker.id]):
+                raise LawError(f"worker {worker.id} holds room that no ticket in flight reserved")
