@@ -1,0 +1,82 @@
+"""Which query attends to which pages: built once per step, shared by all layers."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kernels.errors import require
+
+
+@dataclass(frozen=True)
+class AttentionPlan:
+    """Build it with `plan_attention`.
+
+    query_lengths    per sequence the new tokens in this step; the batch holds them one sequence after another
+    context_lengths  per sequence all keys, the new tokens' included
+    deterministic    a token's result then depends on its own sequence up to that token alone, bit for bit
+    page_table       int32 [sequences, most pages]: page numbers in order, unused entries 0
+    query_starts     int32 [sequences + 1]: first batch row of each sequence
+    contexts         int32 [sequences]: context_lengths on the device
+    new_slots        int64 [tokens]: page * page_tokens + offset where each new token's key and value go
+    """
+
+    page_tokens: int
+    query_lengths: tuple[int, ...]
+    context_lengths: tuple[int, ...]
+    deterministic: bool
+    page_table: Tensor
+    query_starts: Tensor
+    contexts: Tensor
+    new_slots: Tensor
+
+    @property
+    def tokens(self) -> int:
+        return sum(self.query_lengths)
+
+    @property
+    def decode_only(self) -> bool:
+        return all(length == 1 for length in self.query_lengths)
+
+
+def plan_attention(
+    page_tables: Sequence[Sequence[int]],
+    query_lengths: Sequence[int],
+    context_lengths: Sequence[int],
+    page_tokens: int,
+    *,
+    device: torch.device | str = "cpu",
+    deterministic: bool = False,
+) -> AttentionPlan:
+    """A plan for sequences whose keys and values lie in the pages `page_tables[i]`, `page_tokens` tokens each.
+
+    Raises KernelError where a sequence has too few pages or no new token, or more new tokens than context.
+    """
+    for i, (pages, new, context) in enumerate(zip(page_tables, query_lengths, context_lengths, strict=True)):
+        require(
+            0 < new <= context, f"sequence {i}: {new} new tokens in a context of {context}; expected 1 to {context}"
+        )
+        room = len(pages) * page_tokens
+        require(context <= room, f"sequence {i}: a context of {context} in {len(pages)} pages of {page_tokens} tokens")
+    most = max((len(pages) for pages in page_tables), default=0)
+    table = [[*pages, *[0] * (most - len(pages))] for pages in page_tables]
+    new_slots = [
+        pages[position // page_tokens] * page_tokens + position % page_tokens
+        for pages, new, context in zip(page_tables, query_lengths, context_lengths, strict=True)
+        for position in range(context - new, context)
+    ]
+    starts = [0, *itertools.accumulate(query_lengths)]
+    return AttentionPlan(
+        page_tokens=page_tokens,
+        query_lengths=tuple(query_lengths),
+        context_lengths=tuple(context_lengths),
+        deterministic=deterministic,
+        page_table=torch.tensor(table, dtype=torch.int32, device=device).view(len(table), most),
+        query_starts=torch.tensor(starts, dtype=torch.int32, device=device),
+        contexts=torch.tensor(list(context_lengths), dtype=torch.int32, device=device),
+        new_slots=torch.tensor(new_slots, dtype=torch.int64, device=device),
+    )

@@ -1,0 +1,42 @@
+"""The lora ops: shrink (X A), expand (Y += s (X A) B), and both in one call. Dispatch is by device."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from kernels.errors import require
+from kernels.lora_reference import lora_expand_reference, lora_shrink_reference
+from kernels.plan import BatchPlan
+from kernels.weights import LoraWeights
+
+
+def lora_shrink(x: Tensor, weights: LoraWeights, plan: BatchPlan) -> Tensor:
+    """X A^T for every token's own adapter.
+
+    x [tokens, input], rows contiguous. Returns [splits, tokens, max rank] partial sums over the input width: their
+    sum over the first dimension is X A^T. Columns from an adapter's rank on, and rows without an adapter, are
+    unspecified; `lora_expand` reads neither. Raises KernelError where shapes do not fit together.
+    """
+    _check(x, weights.in_width, "x", plan)
+    return lora_shrink_reference(x, weights, plan)
+
+
+def lora_expand(out: Tensor, shrunk: Tensor, weights: LoraWeights, plan: BatchPlan) -> None:
+    """out += scale * (shrunk B), in place.
+
+    out [tokens, sum of the slices' outputs], the slices side by side, rows contiguous; shrunk from `lora_shrink`
+    with the same weights and plan. Rows without an adapter are not touched. Raises KernelError.
+    """
+    _check(out, weights.out_width, "out", plan)
+    lora_expand_reference(out, shrunk, weights, plan)
+
+
+def lora_add(out: Tensor, x: Tensor, weights: LoraWeights, plan: BatchPlan) -> None:
+    """out += scale * (X A) B: `lora_shrink` and `lora_expand` in one call, in place. Raises KernelError."""
+    if plan.segments:
+        lora_expand(out, lora_shrink(x, weights, plan), weights, plan)
+
+
+def _check(rows: Tensor, width: int, name: str, plan: BatchPlan) -> None:
+    shape = list(rows.shape)
+    require(shape == [plan.tokens, width], f"{name} is {shape}; expected [{plan.tokens}, {width}]")
