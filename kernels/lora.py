@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from kernels.errors import require
-from kernels.lora_reference import lora_expand_reference, lora_shrink_reference
+from kernels.lora_cpu import lora_add_cpu, lora_expand_cpu, lora_shrink_cpu
 from kernels.plan import BatchPlan
 from kernels.weights import LoraWeights
 
@@ -18,7 +18,7 @@ def lora_shrink(x: Tensor, weights: LoraWeights, plan: BatchPlan) -> Tensor:
     unspecified; `lora_expand` reads neither. Raises KernelError where shapes do not fit together.
     """
     _check(x, weights.in_width, "x", plan)
-    return lora_shrink_reference(x, weights, plan)
+    return lora_shrink_cpu(x, weights, plan)
 
 
 def lora_expand(out: Tensor, shrunk: Tensor, weights: LoraWeights, plan: BatchPlan) -> None:
@@ -28,13 +28,15 @@ def lora_expand(out: Tensor, shrunk: Tensor, weights: LoraWeights, plan: BatchPl
     with the same weights and plan. Rows without an adapter are not touched. Raises KernelError.
     """
     _check(out, weights.out_width, "out", plan)
-    lora_expand_reference(out, shrunk, weights, plan)
+    lora_expand_cpu(out, shrunk, weights, plan)
 
 
 def lora_add(out: Tensor, x: Tensor, weights: LoraWeights, plan: BatchPlan) -> None:
     """out += scale * (X A) B: `lora_shrink` and `lora_expand` in one call, in place. Raises KernelError."""
+    _check(x, weights.in_width, "x", plan)
+    _check(out, weights.out_width, "out", plan)
     if plan.segments:
-        lora_expand(out, lora_shrink(x, weights, plan), weights, plan)
+        lora_add_cpu(out, x, weights, plan)
 
 
 def _check(rows: Tensor, width: int, name: str, plan: BatchPlan) -> None:

@@ -21,7 +21,10 @@ from kernels.errors import require
 
 @dataclass(frozen=True)
 class DenseRows:
-    """Adapter s owns storage[starts[s] : starts[s] + ranks[s]]; storage is [rows, width], rows contiguous."""
+    """Adapter s owns storage[starts[s] : starts[s] + ranks[s]]; storage is [rows, width], rows contiguous.
+
+    Every row that an adapter owns must be finite: one product may cover several adapters and drop the rest after.
+    """
 
     storage: Tensor
     starts: tuple[int, ...]
@@ -47,6 +50,26 @@ class DenseRows:
         """[rank, width], a view."""
         start = self.starts[slot]
         return self.storage[start : start + self.ranks[slot]]
+
+    def stack(self, slots: Sequence[int]) -> Tensor:
+        """[slots, rank, width] of adapters of equal rank: a view where they lie evenly spaced, otherwise a copy."""
+        first, step = self.starts[slots[0]], self.starts[slots[-1]] - self.starts[slots[0]]
+        step = step // (len(slots) - 1) if len(slots) > 1 else 0
+        if any(self.starts[slot] != first + i * step for i, slot in enumerate(slots)) or step < 0:
+            return torch.stack([self.adapter(slot) for slot in slots])
+        row = self.storage.stride(0)
+        shape = (len(slots), self.ranks[slots[0]], self.width)
+        return self.storage.as_strided(shape, (step * row, row, 1), self.storage.storage_offset() + first * row)
+
+    def run(self, slots: range) -> Tensor | None:
+        """[rows, width] of all these adapters one after another, a view; None where other rows lie between them."""
+        start = self.starts[slots[0]]
+        expected = start
+        for slot in slots:
+            if self.starts[slot] != expected:
+                return None
+            expected += self.ranks[slot]
+        return self.storage[start:expected]
 
     @cached_property
     def max_rank(self) -> int:
@@ -103,9 +126,19 @@ class PagedRows:
 
     def adapter(self, slot: int) -> Tensor:
         """[rank, width], gathered."""
-        index = torch.tensor(self.pages[slot], dtype=torch.int64, device=self.pool.device)
-        rows = self.pool.index_select(0, index).view(self.ranks[slot], -1)
-        return rows[:, : self.width]
+        return self.stack([slot])[0]
+
+    def stack(self, slots: Sequence[int]) -> Tensor:
+        """[slots, rank, width] of adapters of equal rank, gathered."""
+        flat = [page for slot in slots for page in self.pages[slot]]
+        index = torch.tensor(flat, dtype=torch.int64, device=self.pool.device)
+        elements = self.pages_per_row * self.pool.shape[1]
+        rows = self.pool.index_select(0, index).view(len(slots), self.ranks[slots[0]], elements)
+        return rows[..., : self.width]
+
+    def run(self, slots: range) -> Tensor | None:
+        """Pages lie anywhere: there is never a run of rows."""
+        return None
 
     @cached_property
     def device_index(self) -> Tensor:
@@ -152,6 +185,11 @@ class LoraWeights:
     @property
     def in_width(self) -> int:
         return self.a.width
+
+    @cached_property
+    def slice_ranks(self) -> tuple[tuple[int, ...], ...]:
+        """Per slot the rank of each slice."""
+        return tuple(zip(*(b.ranks for b in self.b), strict=True))
 
     @cached_property
     def out_width(self) -> int:
