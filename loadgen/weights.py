@@ -1,0 +1,54 @@
+"""Weights files: which tenant gets how many shares."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Collection, Mapping
+from math import isfinite
+from pathlib import Path
+
+import yaml
+
+from loadgen.traces import LoadgenError
+
+WEIGHTS_HELP = """\
+File of tenant weights: YAML or JSON with one mapping, like `client-1: 2`, or .csv with the header
+`tenant,weight`. Tenants that are not named weigh 1."""
+
+
+def read_weights(path: Path, tenants: Collection[str]) -> dict[str, float]:
+    """The weights in a YAML, JSON or CSV file; `tenants` are those of the workload.
+
+    Raises LoadgenError that names the file and the entry: not a mapping, not a number above 0, or not a tenant.
+    """
+    try:
+        text = path.read_text()
+        entries = _from_csv(path, text) if path.suffix == ".csv" else yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise LoadgenError(f"weights {path}: cannot be read ({' '.join(str(error).split())})") from None
+    if not isinstance(entries, Mapping):
+        raise LoadgenError(f"weights {path}: expected a mapping of tenants to weights, like client-1: 2")
+    return {str(tenant): _weight(path, str(tenant), value, tenants) for tenant, value in entries.items()}
+
+
+def _from_csv(path: Path, text: str) -> dict[str, str]:
+    rows = [row for row in csv.reader(text.splitlines()) if row]
+    if not rows or [name.strip() for name in rows[0]] != ["tenant", "weight"]:
+        raise LoadgenError(f"weights {path}, line 1: expected the header tenant,weight")
+    for line, row in enumerate(rows, 1):
+        if len(row) != 2:
+            raise LoadgenError(f"weights {path}, line {line}: {len(row)} columns; expected tenant,weight")
+    return {tenant.strip(): weight for tenant, weight in rows[1:]}
+
+
+def _weight(path: Path, tenant: str, value: object, tenants: Collection[str]) -> float:
+    if tenant not in tenants:
+        known = ", ".join(sorted(tenants)[:8])
+        raise LoadgenError(f"weights {path}: tenant {tenant!r} is not in the workload; it has {known}")
+    try:
+        weight = float(str(value))
+    except ValueError:
+        weight = 0.0
+    if not (isfinite(weight) and weight > 0):
+        raise LoadgenError(f"weights {path}: tenant {tenant!r} weighs {value!r}; expected a number above 0")
+    return weight
