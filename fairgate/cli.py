@@ -1,0 +1,193 @@
+"""The `fairgate` command: the only place that knows all programs. Each is imported when its command runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fairgate.processes import ProcessError
+
+app = typer.Typer(
+    name="fairgate",
+    help="Fairgate shares LLM deployments fairly between tenants: a gateway with a fair queue, a worker, a simulator.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+bench_app = typer.Typer(help="Measure what a part costs on this machine.", no_args_is_help=True)
+app.add_typer(bench_app, name="bench")
+
+Policies = Annotated[
+    str,
+    typer.Option("--policy", help="Policies to run, comma-separated: vtc, fcfs, lcf, rr, rpm:LIMIT (requests a minute)."),
+]
+Cost = Annotated[
+    str, typer.Option(help="What a token costs: weighted:INPUT,OUTPUT or profiled[:a=..,b=..,c=..,d=..,e=..].")
+]
+Out = Annotated[Path, typer.Option(help="Folder for the report; it is created.")]
+
+
+def out_of(spec: str) -> list[str]:
+    """The items of a comma-separated option."""
+    return [item.strip() for item in spec.split(",") if item.strip()]
+
+
+@app.command()
+def serve(
+    port: Annotated[int, typer.Option(help="Port of the endpoint on 127.0.0.1.")] = 8080,
+    model: Annotated[str, typer.Option(help="smollm2, gemma3-270m, or a local Hugging Face folder.")] = "smollm2",
+) -> None:
+    """Serve a real model to three demo tenants through the fair queue. Ctrl-C ends it.
+
+    Two processes that meet over HTTP: a worker, and a gateway in front. With your own configuration, run
+    `fairgate worker` and `fairgate gateway --config FILE` instead.
+    """
+    from fairgate.serve import serve_demo
+
+    raise typer.Exit(serve_demo(model, port))
+
+
+@app.command()
+def gateway(config: Annotated[Path, typer.Option(help="The gateway's configuration (YAML).")]) -> None:
+    """Run the gateway alone, in front of the workers that its configuration names."""
+    from gateway.config import load_config
+    from gateway.main import run
+
+    run(load_config(config))
+
+
+@app.command()
+def worker(
+    model: Annotated[str, typer.Option(help="smollm2, gemma3-270m, or a local Hugging Face folder.")] = "smollm2",
+    served_name: Annotated[str, typer.Option(help="The model name that clients ask for; the model's own.")] = "",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0: any free one.")] = 8100,
+    dtype: Annotated[str, typer.Option(help="bfloat16 or float32.")] = "bfloat16",
+    kv_tokens: Annotated[int, typer.Option(help="KV cache, in tokens over all requests.")] = 16384,
+    max_running: Annotated[int, typer.Option(help="The most requests that decode together.")] = 16,
+    max_len: Annotated[int, typer.Option(help="The most tokens of one request, prompt and output.")] = 2048,
+    adapter: Annotated[list[str] | None, typer.Option(help="A LoRA adapter, NAME=FOLDER (PEFT). Repeatable.")] = None,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Make outputs independent of what shares the batch; slower.")
+    ] = False,
+    threads: Annotated[int, typer.Option(help="Compute threads; 0: one per core.")] = 0,
+) -> None:
+    """Run a worker alone: an OpenAI-compatible engine with continuous batching and LoRA adapters."""
+    from pydantic import ValidationError
+
+    try:
+        from backend.config import WorkerConfig
+        from backend.main import run
+    except ModuleNotFoundError as missing:
+        raise ProcessError(
+            f"the worker needs {missing.name}, which the base install leaves out: pip install 'fairgate[worker]'"
+        ) from None
+    try:
+        settings = WorkerConfig(
+            model=model,
+            served_name=served_name,
+            host=host,
+            port=port,
+            dtype=dtype,
+            kv_tokens=kv_tokens,
+            max_running=max_running,
+            max_len=max_len,
+            adapters=dict(_adapter(item) for item in adapter or []),
+            deterministic=deterministic,
+            threads=threads,
+        )
+    except ValidationError as error:
+        raise ProcessError("\n".join(_option_error(item) for item in error.errors())) from None
+    run(settings)
+
+
+@app.command()
+def simulate(
+    workload: Annotated[str, typer.Option(help="Name of a workload (`fairgate workloads` lists them) or a trace file.")],
+    policy: Policies = "vtc,fcfs,lcf,rpm:20",
+    weights: Annotated[Path | None, typer.Option(help="Tenant weights: YAML, JSON or CSV (header tenant,weight).")] = None,
+    cost: Cost = "weighted:1,2",
+    predict: Annotated[
+        str, typer.Option(help="Output length charged at dispatch: none, ewma, oracle, or an oracle's noise (0.5: ±50 %).")
+    ] = "none",
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="a10g-7b, a100-13b, and/or key=value: prefill_ms_per_token, decode_ms, decode_ms_per_seq, pool_tokens, "
+            "max_running."
+        ),
+    ] = "a10g-7b",
+    time_scale: Annotated[float, typer.Option(help="Above 1 stretches the arrivals, below 1 squeezes them.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Jitters arrivals by up to 50 ms; 0: none.")] = 0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the results to this file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write a report with pictures to this folder.")] = None,
+) -> None:
+    """Run a workload through the production scheduler in front of a simulated engine."""
+    from loadgen.report import print_comparison, write_report
+    from loadgen.simulate import simulate as run_simulation
+
+    with progress_bar() as progress:
+        comparison = run_simulation(
+            workload,
+            out_of(policy),
+            weights=weights,
+            cost=cost,
+            predict=predict,
+            engine=engine,
+            time_scale=time_scale,
+            seed=seed,
+            progress=progress,
+        )
+    print_comparison(comparison, Console())
+    if json_file:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_text(json.dumps(comparison.to_json(), indent=2) + "\n")
+    if out:
+        Console().print(f"report: {write_report([comparison], out)}", soft_wrap=True)
+
+
+@app.command()
+def compare(
+    out: Out = Path("out/compare"),
+    live: Annotated[
+        bool, typer.Option("--live", help="Over HTTP, through a real gateway and worker, instead of simulated.")
+    ] = False,
+    seconds: Annotated[int, typer.Option(help="--live: how long each policy is loaded.")] = 120,
+) -> None:
+    """VTC against FCFS, LCF and RPM: a table and a report with pictures."""
+    from loadgen.report import print_comparison, write_report
+
+    if live:
+        from fairgate.live import compare_live
+
+        comparisons = [compare_live(seconds, Console())]
+    else:
+        from loadgen.compare import compare_suite
+
+        with progress_bar() as progress:
+            comparisons = compare_suite(progress)
+    for comparison in comparisons:
+        print_comparison(comparison, Console())
+    Console().print(f"report: {write_report(comparisons, out)}", soft_wrap=True)
+
+
+def _adapter(item: str) -> tuple[str, str]:
+    name, equals, folder = item.partition("=")
+    if not (name and equals and folder):
+        raise ProcessError(f"--adapter {item}: expected NAME=FOLDER")
+    return name, folder
+
+
+def main() -> None:
+    """Run the command line. Bad input ends in one message and exit status 2, never in a stack trace."""
+    try:
+        app()
+    except (ValueError, ProcessError, OSError) as error:
+        print(f"fairgate: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

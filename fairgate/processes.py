@@ -1,0 +1,119 @@
+"""Our programs as processes of their own: start, wait until they answer, end them cleanly."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import yaml
+
+
+class ProcessError(Exception):
+    """A program did not start, or ended by itself. The message is for the user."""
+
+
+class Program:
+    """One `fairgate` command running beside this process, out of reach of the terminal's Ctrl-C."""
+
+    def __init__(self, name: str, *arguments: str, log: Path | None = None) -> None:
+        self.name = name
+        self.log = log
+        command = [sys.executable, "-m", "fairgate", *arguments]
+        output = log.open("ab") if log else None
+        try:
+            self.process = subprocess.Popen(command, start_new_session=True, stdout=output, stderr=output)
+        finally:
+            if output:
+                output.close()
+
+    def wait_ready(self, url: str, timeout_s: float, look: Callable[[], None] = lambda: None) -> None:
+        """Return once `url` answers 200. `look` is called between two tries and may raise.
+
+        Raises ProcessError when the program ends first or the time is over.
+        """
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            self.check()
+            look()
+            try:
+                with urllib.request.urlopen(url, timeout=2):
+                    return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.1)
+        raise ProcessError(f"the {self.name} did not answer at {url} within {timeout_s:.0f} s{self._see_log()}")
+
+    def check(self) -> None:
+        """Raises ProcessError when the program has ended."""
+        code = self.process.poll()
+        if code is not None:
+            raise ProcessError(f"the {self.name} ended with exit status {code}{self._see_log()}")
+
+    def stop(self, timeout_s: float = 45.0) -> int:
+        """SIGTERM, wait for the drain, SIGKILL only past the timeout. Returns the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait()
+
+    def _see_log(self) -> str:
+        if self.log is None or not self.log.exists():
+            return ""
+        tail = self.log.read_text(errors="replace").strip().splitlines()[-8:]
+        return "; its last words:\n  " + "\n  ".join(tail) if tail else ""
+
+
+@contextmanager
+def running(name: str, *arguments: str, log: Path | None = None) -> Iterator[Program]:
+    """A program that is stopped on the way out, however that is taken."""
+    program = Program(name, *arguments, log=log)
+    try:
+        yield program
+    finally:
+        program.stop()
+
+
+def free_port(preferred: int = 0) -> int:
+    """`preferred` when nobody listens there on the loopback, else a port the system picks."""
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise ProcessError("no free port on 127.0.0.1")
+
+
+def write_config(settings: Mapping[str, Any], path: Path) -> Path:
+    path.write_text(yaml.safe_dump(dict(settings), sort_keys=False))
+    return path
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """SIGINT and SIGTERM are noted in the list instead of acted on: what runs looks at it between two steps."""
+    seen: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
