@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from kernels.attention_cpu import paged_attention_cpu
 from kernels.attention_plan import AttentionPlan
-from kernels.attention_reference import paged_attention_reference
 from kernels.errors import require
 
 
@@ -28,7 +28,7 @@ def paged_attention(
     require(
         keys.shape[1] == plan.page_tokens, f"pages of {keys.shape[1]} tokens; expected {plan.page_tokens} as planned"
     )
-    return paged_attention_reference(q, keys, values, plan, scale=scale, window=window)
+    return paged_attention_cpu(q, keys, values, plan, scale=scale, window=window)
 
 
 def write_pages(keys: Tensor, values: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan) -> None:

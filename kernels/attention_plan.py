@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from kernels.errors import require
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,18 @@ class AttentionPlan:
     query_starts: Tensor
     contexts: Tensor
     new_slots: Tensor
+    _derived: dict[Hashable, object] = field(default_factory=dict, repr=False, compare=False)
+
+    def derive(self, key: Hashable, build: Callable[[], T]) -> T:
+        """What `build` returns, built once per plan and key: all layers share it."""
+        if key not in self._derived:
+            self._derived[key] = build()
+        return cast(T, self._derived[key])
+
+    @cached_property
+    def first_rows(self) -> tuple[int, ...]:
+        """Per sequence its first row in the batch."""
+        return tuple(itertools.accumulate(self.query_lengths[:-1], initial=0))
 
     @property
     def tokens(self) -> int:
