@@ -99,7 +99,7 @@ def summarise(
     offered = received.service[:, received.column(last_arrival, before=True)[0]]
     return Run(
         policy=policy,
-        service_gap_max=float(gap.max(initial=0.0)),
+        service_gap_max=float(gap[grid <= last_arrival].max(initial=0.0)),
         service_difference=service_difference(kept, tenants, weight, cost, horizon_s or last_arrival),
         throughput_tokens_per_s=float(received.tokens[-1] / end) if end else 0.0,
         jain=jain_index(offered / weight),
