@@ -159,9 +159,8 @@ class Scheduler:
         if not tenant.waiting:
             self._lift(tenant)
         ticket.seq = next(self._seq)
-        if ticket.deadline != inf:
-            heapq.heappush(self._deadlines, (ticket.deadline, ticket.seq, ticket))
         self._enqueue(tenant, ticket)
+        self._forget()
         return None
 
     def pick(self) -> Grant | None:
@@ -348,7 +347,6 @@ class Scheduler:
         level = least or self._last_left()
         if level is not None and level.counter > self._floor:
             self._floor = level.counter
-            self._forget()
         if tenant.counter < self._floor:
             tenant.base += self._floor - tenant.counter
             tenant.counter = self._floor
@@ -364,6 +362,8 @@ class Scheduler:
 
     def _enqueue(self, tenant: Tenant, ticket: Ticket) -> None:
         ticket.state = State.WAITING
+        if ticket.deadline != inf:
+            heapq.heappush(self._deadlines, (ticket.deadline, ticket.seq, ticket))
         if tenant.queue and tenant.queue[-1].seq > ticket.seq:
             place = next(i for i, other in enumerate(tenant.queue) if other.seq > ticket.seq)
             tenant.queue.insert(place, ticket)
