@@ -1,0 +1,60 @@
+"""The worker's configuration, validated at the edge."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PAGE = 16  # tokens a KV page holds
+
+
+class WorkerConfig(BaseModel):
+    """Everything a worker needs to know; unknown keys are refused.
+
+    `model` is `smollm2`, `gemma3-270m` or a local Hugging Face folder. `port` 0 takes a free port. `kv_tokens` is
+    the KV cache in tokens over all requests, `max_running` the most requests that decode together, `max_len` the
+    most tokens (prompt and output) of one request. A request waits until a slot and the pages of its prompt and
+    `max_tokens` are free; at most `max_waiting` do. `prefill_chunk` is the most prompt tokens of one step.
+    `deterministic` makes a request's tokens and logits independent of what shares its batch.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = "smollm2"
+    served_name: str = ""
+    host: str = "127.0.0.1"
+    port: int = Field(default=8100, ge=0, le=65535)
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    kv_tokens: int = Field(default=16384, ge=PAGE)
+    max_running: int = Field(default=16, ge=1)
+    max_waiting: int = Field(default=256, ge=0)
+    max_len: int = Field(default=2048, ge=2)
+    prefill_chunk: int = Field(default=128, ge=1)
+    max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1)
+    deterministic: bool = False
+    adapters: dict[str, str] = Field(default_factory=dict)
+    threads: int = Field(default=0, ge=0, description="torch threads; 0: one per core")
+    drain_s: float = Field(default=30.0, ge=0)
+
+    @model_validator(mode="after")
+    def _names_the_model(self) -> Self:
+        if not self.model:
+            raise ValueError("model is empty; expected smollm2, gemma3-270m or the path of a Hugging Face folder")
+        if self.name in self.adapters:
+            raise ValueError(f"adapter {self.name!r} has the name of the base model; expected a name of its own")
+        return self
+
+    @property
+    def name(self) -> str:
+        """The name the base model is served under."""
+        return self.served_name or self.model.rstrip("/").rsplit("/", 1)[-1]
+
+    @property
+    def pages(self) -> int:
+        return self.kv_tokens // PAGE
+
+    @property
+    def pages_tokens(self) -> int:
+        """Tokens the whole pages hold."""
+        return self.pages * PAGE
