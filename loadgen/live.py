@@ -9,35 +9,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import aiohttp
 
 from loadgen.prompts import Prompts
 from loadgen.record import Ending, Exchange, LoadRecord
 from loadgen.sse import DONE, SseParser, TooLarge
+from loadgen.traces import LoadgenError, Request
 from loadgen.wire import chat_body, error_code, note_event, queue_seconds
 
 REFUSALS = {503, 529}  # besides every 4xx
 PROGRESS_S = 0.5
 
 
-class Arrival(Protocol):
-    """One request of a workload: due `t_s` seconds after the start; an empty `model` means the target's own."""
-
-    @property
-    def t_s(self) -> float: ...
-    @property
-    def tenant(self) -> str: ...
-    @property
-    def input_tokens(self) -> int: ...
-    @property
-    def output_tokens(self) -> int: ...
-    @property
-    def model(self) -> str: ...
-
-
-class TargetError(ValueError):
+class TargetError(LoadgenError):
     """The target cannot be loaded: says which address or tenant, what came back and what was expected."""
 
 
@@ -68,15 +53,15 @@ class Target:
         return self.base_url.rstrip("/").removesuffix("/v1") + path
 
 
-Progress = Callable[[float, str], None]  # (part done 0..1, what is going on)
+Progress = Callable[[str, float], None]  # (what is going on, part done 0..1)
 
 
-def quiet(part: float, what: str) -> None:
+def quiet(what: str, part: float) -> None:
     """Progress for nobody."""
 
 
 async def run_load(
-    target: Target, arrivals: Sequence[Arrival], *, prompts: Prompts | None = None, progress: Progress = quiet
+    target: Target, arrivals: Sequence[Request], *, prompts: Prompts | None = None, progress: Progress = quiet
 ) -> LoadRecord:
     """Send every request at its time, drain, and return what was seen.
 
@@ -93,7 +78,7 @@ async def run_load(
         return await client.run(ordered)
 
 
-def _check_keys(target: Target, arrivals: Sequence[Arrival]) -> None:
+def _check_keys(target: Target, arrivals: Sequence[Request]) -> None:
     if not arrivals:
         raise TargetError("the workload has no requests; expected at least one")
     missing = sorted({arrival.tenant for arrival in arrivals} - set(target.keys))
@@ -132,7 +117,7 @@ class _Client:
     def now(self) -> float:
         return self._clock() - self._start
 
-    async def run(self, arrivals: Sequence[Arrival]) -> LoadRecord:
+    async def run(self, arrivals: Sequence[Request]) -> LoadRecord:
         exchanges = [_exchange(arrival, self._target.model) for arrival in arrivals]
         reporter = asyncio.create_task(self._report(exchanges))
         try:
@@ -174,7 +159,7 @@ class _Client:
         while True:
             now = self.now()
             what = "sending" if now < span else "draining"
-            self._progress(min(1.0, now / span), f"{what}, {len(self._in_flight)} requests in flight")
+            self._progress(f"{what}, {len(self._in_flight)} requests in flight", min(1.0, now / span))
             await asyncio.sleep(PROGRESS_S)
 
     async def _send(self, exchange: Exchange) -> None:
@@ -222,7 +207,7 @@ class _Client:
         exchange.end(self.now(), Ending.FAILED, "truncated")
 
 
-def _exchange(arrival: Arrival, model: str) -> Exchange:
+def _exchange(arrival: Request, model: str) -> Exchange:
     return Exchange(
         arrival.tenant, arrival.model or model, arrival.t_s, arrival.input_tokens, arrival.output_tokens, arrival.t_s
     )

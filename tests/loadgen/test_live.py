@@ -14,15 +14,11 @@ from aiohttp.test_utils import TestServer
 from loadgen.live import Target, TargetError, run_load
 from loadgen.prompts import Prompts
 from loadgen.record import Ending, LoadRecord
+from loadgen.traces import Request
 
 
-@dataclass(frozen=True)
-class Due:
-    t_s: float = 0.0
-    tenant: str = "a"
-    input_tokens: int = 32
-    output_tokens: int = 5
-    model: str = ""
+def due(t_s: float = 0.0, tenant: str = "a", output_tokens: int = 5) -> Request:
+    return Request(t_s, tenant, 32, output_tokens)
 
 
 @dataclass
@@ -123,7 +119,7 @@ def only(record: LoadRecord, ending: Ending, code: str = "") -> None:
 
 async def test_lengths_are_exact_and_each_tenant_uses_its_own_key(serve) -> None:
     engine, server = await serve(answer)
-    record = await run_load(target(server), [Due(tenant="a", output_tokens=7), Due(tenant="b", output_tokens=1)])
+    record = await run_load(target(server), [due(tenant="a", output_tokens=7), due(tenant="b", output_tokens=1)])
     only(record, Ending.FINISHED)
     assert [(e.input_tokens, e.output_tokens) for e in record.exchanges] == [(40, 7), (40, 1)]
     assert {body["key"] for body in engine.asked} == {"Bearer key-a", "Bearer key-b"}
@@ -134,7 +130,7 @@ async def test_lengths_are_exact_and_each_tenant_uses_its_own_key(serve) -> None
 
 async def test_times_are_ordered_and_the_queue_header_is_read(serve) -> None:
     _, server = await serve(answer)
-    (seen,) = (await run_load(target(server), [Due(t_s=0.05)])).exchanges
+    (seen,) = (await run_load(target(server), [due(t_s=0.05)])).exchanges
     assert seen.queue_s == 0.025
     assert seen.first_token_s is not None
     assert seen.ttft_s is not None
@@ -156,7 +152,7 @@ async def test_the_loop_is_open(serve) -> None:
         return await answer(engine, request)
 
     _, server = await serve(withhold)
-    only(await run_load(target(server), [Due(t_s=k / 1000) for k in range(40)]), Ending.FINISHED)
+    only(await run_load(target(server), [due(t_s=k / 1000) for k in range(40)]), Ending.FINISHED)
 
 
 async def test_a_thousand_at_once(serve) -> None:
@@ -170,7 +166,7 @@ async def test_a_thousand_at_once(serve) -> None:
         return await answer(engine, request)
 
     _, server = await serve(withhold)
-    record = await run_load(target(server), [Due(output_tokens=2)] * 1000)
+    record = await run_load(target(server), [due(output_tokens=2)] * 1000)
     only(record, Ending.FINISHED)
     assert record.endings()[Ending.FINISHED] == 1000
 
@@ -183,7 +179,7 @@ async def test_requests_over_the_limit_in_flight_are_recorded_not_delayed(serve)
         return await answer(engine, request)
 
     engine, server = await serve(withhold)
-    running = asyncio.create_task(run_load(target(server, max_in_flight=2), [Due()] * 3))
+    running = asyncio.create_task(run_load(target(server, max_in_flight=2), [due()] * 3))
     await engine.until_open(2)
     gate.set()
     record = await running
@@ -208,7 +204,7 @@ async def test_a_refusal_is_told_from_a_failure(serve, status: int, ending: Endi
         return web.json_response({"error": {"message": "no", "type": "t", "code": "tenant_queue_full"}}, status=status)
 
     _, server = await serve(refuse)
-    record = await run_load(target(server), [Due()])
+    record = await run_load(target(server), [due()])
     only(record, ending, "tenant_queue_full")
     assert record.codes() == {f"{status} tenant_queue_full": 1}
     assert record.exchanges[0].ttft_s is None
@@ -231,7 +227,7 @@ async def test_a_stream_that_goes_wrong_keeps_what_it_produced(serve, last: byte
         return response
 
     _, server = await serve(break_off)
-    record = await run_load(target(server), [Due()])
+    record = await run_load(target(server), [due()])
     only(record, Ending.FAILED, code)
     assert record.exchanges[0].output_tokens == 3
 
@@ -245,7 +241,7 @@ async def test_a_server_that_dies_mid_stream(serve) -> None:
         return response
 
     _, server = await serve(die)
-    record = await run_load(target(server), [Due()])
+    record = await run_load(target(server), [due()])
     only(record, Ending.FAILED, "disconnected")
 
 
@@ -253,7 +249,7 @@ async def test_a_server_that_died_before_the_load(serve) -> None:
     """Its last deed is to answer the check of the target."""
     engine, server = await serve(answer)
     engine.dies_after_check = True
-    only(await run_load(target(server), [Due(), Due()]), Ending.FAILED, "connect_failed")
+    only(await run_load(target(server), [due(), due()]), Ending.FAILED, "connect_failed")
     assert not engine.asked
 
 
@@ -269,14 +265,14 @@ async def hang(engine: Engine, request: web.Request) -> web.StreamResponse:
 )
 async def test_nothing_outlasts_its_limits(serve, limit: dict[str, float], code: str) -> None:
     engine, server = await serve(hang)
-    record = await run_load(target(server, **limit), [Due(), Due()])
+    record = await run_load(target(server, **limit), [due(), due()])
     only(record, Ending.ABORTED, code)
     await engine.until_open(0)
 
 
 async def test_cancelling_a_run_closes_every_stream(serve) -> None:
     engine, server = await serve(hang)
-    running = asyncio.create_task(run_load(target(server), [Due()] * 20))
+    running = asyncio.create_task(run_load(target(server), [due()] * 20))
     await engine.until_open(20)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -292,7 +288,7 @@ async def test_without_usage_chunks_are_counted_and_the_last_usage_decides(serve
         return response
 
     _, server = await serve(sparse)
-    (seen,) = (await run_load(target(server), [Due()])).exchanges
+    (seen,) = (await run_load(target(server), [due()])).exchanges
     assert list(seen.counts) == [1, 2, 5]
     assert (seen.input_tokens, seen.queue_s) == (11, None)
 
@@ -300,7 +296,7 @@ async def test_without_usage_chunks_are_counted_and_the_last_usage_decides(serve
 async def test_progress_is_told_until_the_end(serve) -> None:
     _, server = await serve(answer)
     told: list[tuple[float, str]] = []
-    await run_load(target(server), [Due()], progress=lambda part, what: told.append((part, what)))
+    await run_load(target(server), [due()], progress=lambda what, part: told.append((part, what)))
     assert told
     assert all(0 <= part <= 1 and "in flight" in what for part, what in told)
 
@@ -308,16 +304,16 @@ async def test_progress_is_told_until_the_end(serve) -> None:
 async def test_a_target_that_cannot_be_loaded_is_named(serve) -> None:
     engine, server = await serve(answer)
     with pytest.raises(TargetError, match="no API key for tenant c"):
-        await run_load(target(server), [Due(tenant="c")])
+        await run_load(target(server), [due(tenant="c")])
     with pytest.raises(TargetError, match="no requests"):
         await run_load(target(server), [])
     wrong = Target(str(server.make_url("/v1")), {"a": "wrong"}, "tiny")
     with pytest.raises(TargetError, match=r"answers 401 to tenant a's key .*invalid_api_key"):
-        await run_load(wrong, [Due()])
+        await run_load(wrong, [due()])
     nobody = target(server)
     await server.close()
     with pytest.raises(TargetError, match=r"does not answer .*expected a running OpenAI-compatible server"):
-        await run_load(nobody, [Due()])
+        await run_load(nobody, [due()])
     assert not engine.asked
 
 

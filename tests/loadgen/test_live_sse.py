@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +22,7 @@ def test_cuts_change_nothing(events: list[list[bytes]], newline: bytes, data: st
         stream += b"".join(b"data: " + line + newline for line in lines) + b"id: 7" + newline + newline
     cuts = sorted(data.draw(st.sets(st.integers(0, len(stream)), max_size=8)) | {0, len(stream)})
     parser = SseParser()
-    seen = [payload for a, b in zip(cuts, cuts[1:], strict=False) for payload in parser.feed(stream[a:b])]
+    seen = [payload for a, b in pairwise(cuts) for payload in parser.feed(stream[a:b])]
     assert seen == [b"\n".join(lines) for lines in events]
 
 
