@@ -19,7 +19,8 @@ from kernels.errors import KernelError
 from kernels.invariant import invariant_matmul
 from kernels.lora import lora_add, lora_expand, lora_shrink
 from kernels.plan import NO_ADAPTER, BatchPlan, plan_batch
-from kernels.weights import DenseRows, LoraWeights, PagedRows, pack_rows
+from kernels.rows import DenseRows, PagedRows, pack_rows
+from kernels.weights import LoraWeights
 
 __all__ = [
     "NO_ADAPTER",

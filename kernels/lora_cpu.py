@@ -17,7 +17,8 @@ from torch.nn.functional import pad
 
 from kernels.choice import MeasuredChoice, wall_seconds
 from kernels.plan import TILE_TOKENS, BatchPlan, Segment
-from kernels.weights import LoraWeights, RankRows
+from kernels.rows import RankRows
+from kernels.weights import LoraWeights
 
 MASKED_ROWS_AT_MOST = 4  # times the rank rows in use: beyond it the masked product is not worth measuring
 

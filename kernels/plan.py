@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TypeVar, cast
 
 import torch
@@ -38,21 +39,37 @@ class BatchPlan:
 
     tokens         rows of the step's activations
     segments       host copy of the grouping, by ascending slot; `order` sorts stably
-    tiles          the segments cut into pieces of at most TILE_TOKENS tokens
     deterministic  a row's result then depends on that row and its adapter alone, bit for bit
     order          int64 [tokens with an adapter]: row numbers sorted by adapter
     token_slots    int32 [tokens]: slot per token, NO_ADAPTER where there is none
-    device_tiles   int32 [tiles, 3]: (slot, start, stop) into `order`
     """
 
     tokens: int
     segments: tuple[Segment, ...]
-    tiles: tuple[Segment, ...]
     deterministic: bool
     order: Tensor
     token_slots: Tensor
-    device_tiles: Tensor
     _derived: dict[Hashable, object] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def tiles(self) -> tuple[Segment, ...]:
+        """The segments cut into pieces of at most TILE_TOKENS tokens."""
+        return self._cut(TILE_TOKENS)
+
+    def tile_table(self, length: int) -> Tensor:
+        """int32 [tiles, 3] on the device: (slot, start, stop) of the segments cut to at most `length` tokens."""
+        return self.derive(("tile_table", length), lambda: self._upload(self._cut(length)))
+
+    def _cut(self, length: int) -> tuple[Segment, ...]:
+        return tuple(
+            Segment(segment.slot, start, min(start + length, segment.stop))
+            for segment in self.segments
+            for start in range(segment.start, segment.stop, length)
+        )
+
+    def _upload(self, tiles: tuple[Segment, ...]) -> Tensor:
+        numbers = [(tile.slot, tile.start, tile.stop) for tile in tiles]
+        return to_device(torch.tensor(numbers, dtype=torch.int32).view(-1, 3), self.device)
 
     @property
     def device(self) -> torch.device:
@@ -89,30 +106,20 @@ def _segments(sorted_slots: list[int]) -> tuple[Segment, ...]:
     return tuple(Segment(sorted_slots[start], start, stop) for start, stop in zip(starts, stops, strict=False))
 
 
-def _tiles(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
-    return tuple(
-        Segment(segment.slot, start, min(start + TILE_TOKENS, segment.stop))
-        for segment in segments
-        for start in range(segment.start, segment.stop, TILE_TOKENS)
-    )
-
-
 def _on_device(
     slots: list[int], order: list[int], segments: tuple[Segment, ...], device: torch.device, deterministic: bool
 ) -> BatchPlan:
-    tiles = _tiles(segments)
-    tile_numbers = [number for tile in tiles for number in (tile.slot, tile.start, tile.stop)]
-    host = torch.tensor([*order, *slots, *tile_numbers], dtype=torch.int32)
-    if device.type == "cuda":
-        host = host.pin_memory()
-    packed = host.to(device, non_blocking=True)
-    order_part, slots_part, tiles_part = packed.split([len(order), len(slots), len(tile_numbers)])
+    packed = to_device(torch.tensor([*order, *slots], dtype=torch.int32), device)
+    order_part, slots_part = packed.split([len(order), len(slots)])
     return BatchPlan(
         tokens=len(slots),
         segments=segments,
-        tiles=tiles,
         deterministic=deterministic,
         order=order_part.long(),
         token_slots=slots_part,
-        device_tiles=tiles_part.view(-1, 3),
     )
+
+
+def to_device(host: Tensor, device: torch.device) -> Tensor:
+    """A copy that the host does not wait for, where the device allows it."""
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
