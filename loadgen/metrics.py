@@ -94,19 +94,18 @@ def summarise(
     received = Cumulative.of(log, tenants)
     last_arrival = max((record.arrival_s for record in kept), default=0.0)
     end = max([last_arrival, *(record.finish_s or 0.0 for record in kept), *received.times_s[-1:].tolist()])
-    grid = time_grid(end)
-    gap = gap_series(received, weight, [waiting(kept, tenant) for tenant in tenants], grid)
+    gap = accumulated_gap(received, weight, [waiting(kept, tenant) for tenant in tenants])
     offered = received.service[:, received.column(last_arrival, before=True)[0]]
     return Run(
         policy=policy,
-        service_gap_max=float(gap[grid <= last_arrival].max(initial=0.0)),
+        service_gap_max=float(gap[: received.column(last_arrival)[0] + 1].max()),
         service_difference=service_difference(kept, tenants, weight, cost, horizon_s or last_arrival),
         throughput_tokens_per_s=float(received.tokens[-1] / end) if end else 0.0,
         jain=jain_index(offered / weight),
         ttft_s=percentiles(kept),
         tenants=_tenant_results(kept, tenants, offered),
         records=kept,
-        series=_series(received, grid, gap),
+        series=_series(received, time_grid(end), gap),
         last_arrival_s=last_arrival,
         drained_s=end,
     )
@@ -158,26 +157,21 @@ def intersect(first: Intervals, second: Intervals) -> list[tuple[float, float]]:
     return both
 
 
-def gap_series(received: Cumulative, weight: Floats, waits: Sequence[Intervals], grid: Floats) -> Floats:
-    """For each grid point the largest |dW_f/w_f - dW_g/w_g| over pairs and over intervals in which both wait
-    throughout and which end since the grid point before. Shape [grid]; its maximum is `service_gap_max`, exact.
+def accumulated_gap(received: Cumulative, weight: Floats, waits: Sequence[Intervals]) -> Floats:
+    """For each column of `received` the largest |dW_f/w_f - dW_g/w_g| over pairs and over intervals that end there
+    and in which both wait throughout. Shape [events + 1]; the maximum over a time span is its `service_gap_max`.
 
     In an interval that ends in t, the difference D = W_f/w_f - W_g/w_g has moved at most from its lowest or its
     highest value since both began to wait.
     """
-    gap = np.zeros(len(grid))
-    cell = np.searchsorted(grid, received.times_s)
+    gap = np.zeros(len(received.times_s) + 1)
     share = received.service / weight[:, None]
     for f, g in combinations(range(len(waits)), 2):
-        both = intersect(waits[f], waits[g])
-        if not both:
-            continue
+        both = np.array(intersect(waits[f], waits[g])).reshape(-1, 2)
         difference = share[f] - share[g]
-        bounds = np.array(both)
-        first, last = received.column(bounds[:, 0]), received.column(bounds[:, 1])
-        for i, j in zip(first, last, strict=True):
+        for i, j in zip(received.column(both[:, 0]), received.column(both[:, 1]), strict=True):
             if j > i:
-                np.maximum.at(gap, cell[i:j], _moved(difference[i : j + 1])[1:])
+                np.maximum(gap[i : j + 1], _moved(difference[i : j + 1]), out=gap[i : j + 1])
     return gap
 
 
@@ -248,11 +242,13 @@ def time_grid(end_s: float) -> Floats:
 
 def _series(received: Cumulative, grid: Floats, gap: Floats) -> Series:
     columns = received.column(grid)
+    binned = np.zeros(len(grid))
+    np.maximum.at(binned, np.searchsorted(grid, received.times_s), gap[1:])
     service = received.service[:, columns]
     return Series(
         times_s=tuple(grid.tolist()),
         service={tenant: tuple(service[i].tolist()) for i, tenant in enumerate(received.tenants)},
-        gap=tuple(gap.tolist()),
+        gap=tuple(binned.tolist()),
         tokens=tuple(received.tokens[columns].tolist()),
     )
 

@@ -94,9 +94,8 @@ class Series:
 
     `service[tenant][k]` is the service received over [0, times_s[k]], cumulative and exact at the grid points.
     `gap[k]` is the accumulated service gap, divided by weights: the largest |dW_f/w_f - dW_g/w_g| over pairs and over
-    intervals that end in (times_s[k-1], times_s[k]] and in which both wait throughout. Its maximum is the run's
-    `service_gap_max`, and the bound holds where it stays below 2U/min(w). `tokens[k]` counts input and output
-    tokens over [0, times_s[k]].
+    intervals that end in (times_s[k-1], times_s[k]] and in which both wait throughout. The bound holds where it
+    stays below 2U/min(w), during the drain too. `tokens[k]` counts input and output tokens over [0, times_s[k]].
     """
 
     times_s: tuple[float, ...]
@@ -114,7 +113,11 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One policy on one workload. Metrics as DESIGN section 8 defines them; see `loadgen.metrics`."""
+    """One policy on one workload; the metrics are defined in `loadgen.metrics`.
+
+    `service_gap_max` is the largest accumulated gap up to the last arrival, in service units over weight. `jain` is
+    of service over weight in [0, last arrival). The throughput is input and output tokens, to the end of the drain.
+    """
 
     policy: str
     service_gap_max: float
