@@ -27,7 +27,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from backend.batch import Batch, Batcher, Run
+from backend.batch import Batch, Run
 from backend.config import WorkerConfig
 from backend.errors import Overloaded
 from backend.lora import AdapterStore
@@ -121,7 +121,6 @@ class Engine:
         self._adapters = adapters
         self._config = config
         self._sampler = sampler
-        self._batcher = Batcher(decoder.spec, decoder.dtype)
         self._pages = PageAllocator(config.pages)
         self._cache = KvCache(decoder.spec, config.pages, decoder.dtype)
         self._waiting: deque[Request] = deque()
@@ -204,10 +203,10 @@ class Engine:
         chunks = self._chunks()
         if not self._config.deterministic:
             due = [*decoding, *chunks]
-            return [(due, self._batcher.mixed(_runs(due), self._adapters.pack))] if due else []
+            return [(due, Batch.mixed(_runs(due), self._adapters.pack))] if due else []
         passes = [(tile, DECODE_ROWS) for tile in _tiles(decoding)]
         passes += [([chunk], self._config.prefill_chunk) for chunk in chunks]
-        return [(due, self._batcher.fixed(_runs(due), self._adapters.pack, rows)) for due, rows in passes]
+        return [(due, Batch.fixed(_runs(due), self._adapters.pack, rows)) for due, rows in passes]
 
     def _chunks(self) -> list[Due]:
         """Up to `prefill_chunk` prompt tokens, of the requests that came first; deterministic: of one request."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -39,22 +38,17 @@ class AdapterPack:
 class BatchLora:
     """What the adapters add to the linear layers of one batch."""
 
-    def __init__(self, pack: AdapterPack, adapters: Sequence[Adapter | None], cuts: Sequence[int] = ()) -> None:
-        """Row i uses `adapters[i]`. Stretches between `cuts` (ascending row numbers) are handled by themselves: the
-        rounding of a product depends on its number of rows, and the deterministic mode wants it fixed."""
-        slots = [pack.slot(adapter) for adapter in adapters]
-        stretches = [slice(start, stop) for start, stop in pairwise([0, *cuts, len(slots)])]
-        used = [rows for rows in stretches if any(slot != NO_ADAPTER for slot in slots[rows])]
+    def __init__(self, pack: AdapterPack, adapters: Sequence[Adapter | None], *, deterministic: bool = False) -> None:
+        """Row i uses `adapters[i]`. `deterministic`: what is added to a row does not depend on the other rows."""
         self._pack = pack
-        self._parts = [(rows, plan_batch(slots[rows])) for rows in used]
+        self._plan = plan_batch([pack.slot(adapter) for adapter in adapters], deterministic=deterministic)
 
     def add(self, layer: int, group: str, x: Tensor, out: Tensor) -> None:
         """out += scale * (x A) B, each row with its own adapter; x [rows, inputs], out [rows, outputs of the
         projections of `group` side by side]."""
-        weights = self._pack.weights(layer, group) if self._parts else None
+        weights = self._pack.weights(layer, group) if self._plan.segments else None
         if weights is not None:
-            for rows, plan in self._parts:
-                lora_add(out[rows], x[rows], weights, plan)
+            lora_add(out, x, weights, self._plan)
 
 
 class AdapterStore:
@@ -95,15 +89,16 @@ def _pack(
     adapters: Sequence[Adapter], layer: int, group: Sequence[str], spec: ModelSpec, dtype: torch.dtype
 ) -> LoraWeights:
     updates = [[adapter.updates.get((layer, module)) for adapter in adapters] for module in group]
-    stacked: list[Tensor | None] = []
-    for slot in range(len(adapters)):
-        rows = [module[slot].a for module in updates if module[slot] is not None]
-        stacked.append(torch.cat(rows) if rows else None)
+    stacked = [_stack([update.a for update in slot if update]) for slot in zip(*updates, strict=True)]
     return LoraWeights(
         a=pack_rows(stacked, spec.widths[group[0]][0], dtype),
         b=tuple(
-            pack_rows([update and update.b for update in module], spec.widths[name][1], dtype)
+            pack_rows([update.b if update else None for update in module], spec.widths[name][1], dtype)
             for name, module in zip(group, updates, strict=True)
         ),
         scales=tuple(tuple(update.scale if update else 0.0 for update in module) for module in updates),
     )
+
+
+def _stack(parts: Sequence[Tensor]) -> Tensor | None:
+    return torch.cat(list(parts)) if parts else None

@@ -1,8 +1,7 @@
 """The decoder: one plain transformer that every supported family is an instance of (see spec.py).
 
 Rows of a forward pass are tokens of any mixture of requests. The linear layers do not care whose they are; attention
-goes segment by segment over the requests' pages (PagedAttention, arXiv:2309.06180, section 4.1). Grouped queries
-(arXiv:2305.13245) share their key head without copying it: the queries of a group are laid out as further rows.
+goes over each request's own pages (PagedAttention, arXiv:2309.06180, section 4.1).
 """
 
 from __future__ import annotations
@@ -13,15 +12,16 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding, gelu, linear, scaled_dot_product_attention, silu
+from torch.nn.functional import embedding, gelu, linear, silu
 
-from backend.batch import Batch, Segment
+from backend.batch import Batch
 from backend.errors import LoadError
 from backend.lora import GROUPS
 from backend.pages import KvCache
 from backend.rope import Rope, rotate
 from backend.spec import LayerSpec, ModelSpec, read_spec
 from backend.weights import Weights
+from kernels import paged_attention, write_pages
 
 BLOCKS = ("self_attn", "self_attn", "mlp", "mlp")  # where each of lora.GROUPS lives
 IGNORED = (".rotary_emb.inv_freq", "lm_head.weight")  # recomputed; a copy of the embeddings
@@ -89,30 +89,19 @@ class Decoder:
         spec = self.spec
         heads = _project(layer.qkv, rms_norm(x, layer.norm_in, spec.eps), index, batch)
         heads = heads.view(len(x), -1, spec.head_dim)
-        queries_keys, values = heads.split([spec.heads + spec.kv_heads, spec.kv_heads], dim=1)
+        queries_keys, values = heads.tensor_split([spec.heads + spec.kv_heads], dim=1)
         if layer.norm_qk is not None:
             queries_keys = rms_norm(queries_keys, layer.norm_qk, spec.eps)
-        queries, keys = rotate(queries_keys, *turns).split([spec.heads, spec.kv_heads], dim=1)
-        cache.write(index, batch.slots, keys, values)
+        queries, keys = rotate(queries_keys, *turns).tensor_split([spec.heads], dim=1)
         attended = torch.zeros_like(queries)
-        for segment in batch.segments:
-            attended[segment.rows] = self._attend(queries[segment.rows], segment, layer.spec.window, index, cache)
+        store = (cache.keys[index], cache.values[index])
+        for rows, plan in batch.attention:
+            write_pages(*store, keys[rows], values[rows], plan)
+            attended[rows] = paged_attention(
+                queries[rows], *store, plan, scale=spec.attention_scale, window=layer.spec.window
+            )
         y = _project(layer.out, attended.flatten(1), index, batch)
         return x + (y if layer.norm_attended is None else rms_norm(y, layer.norm_attended, spec.eps))
-
-    def _attend(self, queries: Tensor, segment: Segment, window: int | None, index: int, cache: KvCache) -> Tensor:
-        """`queries` [requests * n, heads, head_dim], and the result like it."""
-        spec, requests = self.spec, len(segment.tables)
-        keys, values = cache.gather(index, segment.tables)
-        grouped = queries.reshape(requests, segment.queries, spec.kv_heads, -1, spec.head_dim).transpose(1, 2)
-        attended = scaled_dot_product_attention(
-            grouped.reshape(requests, spec.kv_heads, -1, spec.head_dim),
-            keys.transpose(1, 2),
-            values.transpose(1, 2),
-            attn_mask=segment.masks[window],
-            scale=spec.attention_scale,
-        )
-        return attended.reshape(grouped.shape).transpose(1, 2).reshape(queries.shape)
 
     def _mlp_block(self, x: Tensor, index: int, layer: Layer, batch: Batch) -> Tensor:
         normed = rms_norm(x, layer.norm_mlp, self.spec.eps)
@@ -154,9 +143,13 @@ class _Loader:
 
     def layer(self, layer_spec: LayerSpec) -> Layer:
         gemma = self._spec.gemma
+        qkv, out, gate_up, down = (self._projection(*where) for where in zip(BLOCKS, GROUPS, strict=True))
         return Layer(
             layer_spec,
-            *(self._projection(block, group) for block, group in zip(BLOCKS, GROUPS, strict=True)),
+            qkv,
+            out,
+            gate_up,
+            down,
             norm_in=self._norm("input_layernorm"),
             norm_qk=self._head_norms() if gemma or self._spec.family == "qwen3" else None,
             norm_attended=self._norm("post_attention_layernorm") if gemma else None,
