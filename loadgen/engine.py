@@ -111,8 +111,8 @@ def fits_pool(so_far_and_left: Iterable[tuple[int, int]], pool_tokens: int) -> b
 class EngineRoom:
     """The scheduler's view of the engine (`fairness.Room`): true output lengths are known, nothing overruns.
 
-    A prediction above the true length is reserved as predicted: what is charged ahead is set aside, and the bound
-    rests on that.
+    A prediction above the true length is reserved as predicted: what is charged ahead is set aside, as the law
+    wants it.
     """
 
     def __init__(self, config: EngineConfig, output_tokens: Mapping[Ticket, int]) -> None:

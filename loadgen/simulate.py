@@ -205,6 +205,8 @@ def simulate(
     if not (0 < time_scale < float("inf")):
         raise LoadgenError(f"time scale {time_scale!r}: expected a finite number above 0")
     specs = [spec.strip() for spec in policies]
+    if not specs:
+        raise LoadgenError("no policy; expected at least one, like vtc")
     for spec in specs:
         parse_policy(spec)
     check_predict(predict)
