@@ -84,8 +84,8 @@ class Saturation:
         start, end = self.window_s
         where = f"all wait over {start:.0f}-{end:.0f} s: shares {shares}" if end else "never do all wait at once"
         return (
-            f"{where}; service in it {self.service:,.0f} (needed {self.needed:,.0f}); offered, in fair shares: {offers} "
-            f"(needed {LEAST_OFFER}); {'enough' if self.meaningful else 'NOT enough'} to judge shares by"
+            f"{where}; service in it {self.service:,.0f} (needed {self.needed:,.0f}); offered, in fair shares: "
+            f"{offers} (needed {LEAST_OFFER}); {'enough' if self.meaningful else 'NOT enough'} to judge shares by"
         )
 
 

@@ -14,11 +14,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
-from numpy.typing import NDArray
 
+from loadgen.curves import Line, binned_ttft, half_window_s, mean_curve, service_rate
+from loadgen.findings import (
+    about_gap,
+    about_response,
+    about_service,
+    about_throughput,
+    busiest,
+)
 from loadgen.results import Comparison, Outcome, Run
-
-Line = NDArray[np.float64]
 
 LINES_SHOWN = 5
 STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
@@ -52,11 +57,12 @@ DARK = Theme(
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One kind of plot: the end of its file names, and what it shows in words for those who cannot see it."""
+    """One kind of plot: the end of its file names, its title, and the sentence that says what it shows."""
 
     name: str
     title: str
     draw: Callable[[Comparison, Theme], Figure]
+    sentence: Callable[[Comparison], str]
 
     def file_name(self, comparison: Comparison, theme: Theme = LIGHT) -> str:
         return f"{slug(comparison.workload)}-{self.name}{theme.suffix}.png"
@@ -70,25 +76,6 @@ class Picture:
 def slug(workload: str) -> str:
     """A file name's part for a workload, which may be a path."""
     return "".join(c if c.isalnum() else "-" for c in Path(workload).name).strip("-").lower() or "workload"
-
-
-# -- who gets a line of its own --------------------------------------------------------------------------------
-
-
-def busiest(comparison: Comparison) -> list[str]:
-    """The tenants that get a line of their own, by what they ask for; all of them where that stays readable."""
-    asked = tokens_asked(comparison)
-    ranked = sorted(asked, key=lambda tenant: (-asked[tenant], tenant))
-    shown = ranked if len(ranked) <= LINES_SHOWN + 1 else ranked[:LINES_SHOWN]
-    return sorted(shown)
-
-
-def tokens_asked(comparison: Comparison) -> dict[str, int]:
-    """Tokens each tenant asked for, input and output, in order of tenant id."""
-    asked = dict.fromkeys(sorted(comparison.runs[0].tenants), 0)
-    for record in comparison.runs[0].records:
-        asked[record.tenant] = asked.get(record.tenant, 0) + record.input_tokens + record.output_tokens
-    return asked
 
 
 # -- the pictures ----------------------------------------------------------------------------------------------
@@ -110,10 +97,12 @@ def draw_response(comparison: Comparison, theme: Theme) -> Figure:
 
     def lines(run: Run, tenants: Sequence[str]) -> tuple[Line, list[Line]]:
         edges = np.linspace(0, max(run.last_arrival_s, 1e-9), 31)
-        return (edges[1:] + edges[:-1]) / 2, [_median_ttft(run, {tenant}, edges) for tenant in tenants]
+        return (edges[1:] + edges[:-1]) / 2, [binned_ttft(run, tenant, edges) for tenant in tenants]
 
     figure = _panels(comparison, theme, "time to first token (s)\n(median, by arrival)", lines)
     _maybe_log(figure.axes)
+    for line in (line for ax in figure.axes for line in ax.lines):
+        line.set(marker="o", markersize=2.5)  # a moment between two without answers is a dot, not nothing
     return figure
 
 
@@ -127,11 +116,10 @@ def draw_gap(comparison: Comparison, theme: Theme) -> Figure:
     ax.axhline(comparison.bound, color=theme.ink, linewidth=1.2, linestyle=(0, (2, 2)))
     ax.annotate(
         f"bound {comparison.bound:,.0f}",
-        (1, comparison.bound),
+        (0, comparison.bound),
         xycoords=("axes fraction", "data"),
-        xytext=(-4, 4),
+        xytext=(4, 4),
         textcoords="offset points",
-        ha="right",
         color=theme.ink,
     )
     ax.set_xlabel("time (s)")
@@ -160,10 +148,10 @@ def draw_throughput(comparison: Comparison, theme: Theme) -> Figure:
 
 
 PICTURES = (
-    Picture("service", "Service rate over time", draw_service),
-    Picture("response", "Response time over time", draw_response),
-    Picture("gap", "Accumulated service gap against the bound", draw_gap),
-    Picture("throughput", "Throughput and rejected requests", draw_throughput),
+    Picture("service", "Service rate over time", draw_service, about_service),
+    Picture("response", "Response time over time", draw_response, about_response),
+    Picture("gap", "Accumulated service gap against the bound", draw_gap, about_gap),
+    Picture("throughput", "Throughput and rejected requests", draw_throughput, about_throughput),
 )
 
 
@@ -175,40 +163,6 @@ def _gap_shown(comparison: Comparison) -> float:
     """The height of the gap's picture: some policies go so far beyond the bound that nothing else would be seen."""
     largest = max(run.service_gap_max for run in comparison.runs)
     return max(1.25 * comparison.bound, min(1.05 * largest, 4 * comparison.bound))
-
-
-# -- numbers ---------------------------------------------------------------------------------------------------
-
-
-def half_window_s(run: Run) -> float:
-    """Half of the moving window of a service rate: the paper's 30 s, less where the run is short."""
-    return min(30.0, run.last_arrival_s / 20) or 1.0
-
-
-def service_rate(run: Run, tenant: str, times_s: Line) -> Line:
-    """Service per second of a tenant around each moment, over a window of +-`half_window_s` cut off at 0."""
-    half = half_window_s(run)
-    service = run.series.service[tenant]
-    low, high = np.maximum(times_s - half, 0), times_s + half
-    received = np.interp(high, run.series.times_s, service) - np.interp(low, run.series.times_s, service)
-    return np.asarray(received / (high - low))
-
-
-def _median_ttft(run: Run, tenants: set[str], edges: Line) -> Line:
-    """Median time to first token of what arrived between two edges; NaN where nothing of it was answered."""
-    seen = [(r.arrival_s, r.ttft_s) for r in run.records if r.tenant in tenants and r.ttft_s is not None]
-    if not seen:
-        return np.full(len(edges) - 1, np.nan)
-    arrivals, ttft = (np.array(column, float) for column in zip(*seen, strict=True))
-    place = np.clip(np.searchsorted(edges, arrivals, side="right") - 1, 0, len(edges) - 2)
-    return np.array([np.median(ttft[place == k]) if (place == k).any() else np.nan for k in range(len(edges) - 1)])
-
-
-def _mean_line(lines: Sequence[Line]) -> Line:
-    stacked = np.array(lines)
-    known = np.maximum((~np.isnan(stacked)).sum(axis=0), 1)
-    mean = np.nansum(stacked, axis=0) / known
-    return np.where(np.isnan(stacked).all(axis=0), np.nan, mean)
 
 
 # -- drawing ---------------------------------------------------------------------------------------------------
@@ -224,14 +178,14 @@ def _panels(
     columns = min(2, len(comparison.runs))
     rows = -(-len(comparison.runs) // columns)
     figure, axes = _figure(theme, rows, columns, height=0.7 + 2.3 * rows, shared=True)
-    shown = busiest(comparison)
+    shown = busiest(comparison, LINES_SHOWN)
     others = [tenant for tenant in comparison.runs[0].tenants if tenant not in shown]
     for ax, run in zip(axes, comparison.runs, strict=False):
         ax.set_title(run.policy, loc="left", fontsize=11, fontweight="bold", color=theme.ink)
         times, values = lines(run, [*shown, *others])
         if others:
             label = f"mean of {len(others)} others"
-            ax.plot(times, _mean_line(values[len(shown) :]), color=theme.others, linewidth=2.6, label=label)
+            ax.plot(times, mean_curve(values[len(shown) :]), color=theme.others, linewidth=2.6, label=label)
         for i, tenant in enumerate(shown):
             ax.plot(times, values[i], label=tenant, **_look(theme, i))
     axes[0].set_xlim(0, _span_s(comparison))

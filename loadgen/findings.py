@@ -1,0 +1,180 @@
+"""What a comparison says, in numbers and sentences. Every sentence is computed from the data it stands beside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from loadgen.results import Comparison, Outcome, Run
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table of runs."""
+
+    title: str
+    text: Callable[[Comparison, Run], str]
+
+
+def number(value: float | None) -> str:
+    """A figure with about three digits that matter; a dash where there is none."""
+    if value is None:
+        return "–"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def percent(part: float) -> str:
+    """A part of 1; with a decimal where whole per cents would say all or nothing."""
+    digits = 1 if 0.985 <= part < 1.005 or 0 < part < 0.015 else 0
+    return f"{100 * part:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def verdict(comparison: Comparison, run: Run) -> str:
+    """Whether the run's largest gap lies below the bound, and where."""
+    ratio = run.service_gap_max / comparison.bound
+    return f"✓ {percent(ratio)}" if ratio <= 1 else f"✗ {ratio:.1f} times"
+
+
+COLUMNS = (
+    Column("policy", lambda _, run: run.policy),
+    Column("largest service gap", lambda _, run: number(run.service_gap_max)),
+    Column("against the bound", verdict),
+    Column("difference avg", lambda _, run: number(run.service_difference.avg)),
+    Column("difference max", lambda _, run: number(run.service_difference.max)),
+    Column("tokens/s", lambda _, run: number(run.throughput_tokens_per_s)),
+    Column("finished", lambda _, run: f"{run.count(Outcome.FINISHED):,}"),
+    Column("rejected", lambda _, run: f"{run.count(Outcome.REJECTED):,}"),
+    Column("aborted", lambda _, run: f"{run.count(Outcome.ABORTED):,}"),
+    Column("TTFT p50 (s)", lambda _, run: number(run.ttft_s.p50)),
+    Column("TTFT p99 (s)", lambda _, run: number(run.ttft_s.p99)),
+    Column("Jain", lambda _, run: f"{run.jain:.3f}"),
+)
+
+
+def tokens_asked(comparison: Comparison) -> dict[str, int]:
+    """Tokens each tenant asked for, input and output, in order of tenant id."""
+    asked = dict.fromkeys(sorted(comparison.runs[0].tenants), 0)
+    for record in comparison.runs[0].records:
+        asked[record.tenant] += record.input_tokens + record.output_tokens
+    return asked
+
+
+def busiest(comparison: Comparison, most: int) -> list[str]:
+    """At most `most` + 1 tenants, those that ask for the most, in order of id: all of them where they are so few."""
+    asked = tokens_asked(comparison)
+    ranked = sorted(asked, key=lambda tenant: (-asked[tenant], tenant))
+    return sorted(ranked if len(ranked) <= most + 1 else ranked[:most])
+
+
+def lightest(comparison: Comparison) -> list[str]:
+    """The half of the tenants that asks for the least; at least one."""
+    asked = tokens_asked(comparison)
+    ranked = sorted(asked, key=lambda tenant: (asked[tenant], tenant))
+    return ranked[: max(1, len(ranked) // 2)]
+
+
+def median_ttft(run: Run, tenants: Sequence[str]) -> float | None:
+    """Median time to first token of what these tenants had answered."""
+    members = set(tenants)
+    seen = [record.ttft_s for record in run.records if record.tenant in members and record.ttft_s is not None]
+    return median(seen) if seen else None
+
+
+# -- sentences -------------------------------------------------------------------------------------------------
+
+
+def headline(comparison: Comparison) -> str:
+    """The whole workload in one sentence: each policy's verdict on the bound, and what it rejects."""
+    return "; ".join(_in_short(comparison, run) for run in comparison.runs) + "."
+
+
+def _in_short(comparison: Comparison, run: Run) -> str:
+    ratio = run.service_gap_max / comparison.bound
+    kept = f"keeps within {percent(ratio)} of the bound" if ratio <= 1 else f"breaks the bound {ratio:.1f} times over"
+    rejected = run.count(Outcome.REJECTED)
+    return f"{run.policy} {kept}" + (f" but rejects {percent(rejected / len(run.records))}" if rejected else "")
+
+
+def about_service(comparison: Comparison) -> str:
+    """Whose share of the service depends most on the policy."""
+    spread = {t: _spread([run.tenants[t].share for run in comparison.runs]) for t in comparison.runs[0].tenants}
+    tenant = max(spread, key=lambda t: spread[t])
+    shares = _each(comparison, lambda run: percent(run.tenants[tenant].share))
+    if len(comparison.runs) == 1:
+        return f"Of all service, {tenant} receives {shares}."
+    if spread[tenant] < 0.02:
+        return f"No tenant's share depends much on the policy: {tenant}'s varies most, {shares}."
+    return f"What a tenant receives depends on the policy: of all service, {tenant} takes {shares}."
+
+
+def about_response(comparison: Comparison) -> str:
+    """How long the light tenants wait."""
+    light = lightest(comparison)
+    who = f"{light[0]}, which asks for least," if len(light) == 1 else f"the {len(light)} tenants that ask for least"
+    waits = {run.policy: median_ttft(run, light) for run in comparison.runs}
+    if not any(wait is not None for wait in waits.values()):
+        return "Nothing that the light tenants asked was answered."
+    verb = "waits" if len(light) == 1 else "wait"
+    told = _each(comparison, lambda run: f"{number(waits[run.policy])} s")
+    return f"At the median {who} {verb} {told} for the first token{_factor(comparison, waits)}."
+
+
+def _factor(comparison: Comparison, waits: Mapping[str, float | None]) -> str:
+    """The longest against the shortest wait, among policies that turn nobody away: the others wait less by refusing."""
+    refusing = [run.policy for run in comparison.runs if run.count(Outcome.REJECTED)]
+    fair = {policy: wait for policy, wait in waits.items() if wait is not None and policy not in refusing}
+    text = ""
+    if fair:
+        best, worst = min(fair, key=lambda p: fair[p]), max(fair, key=lambda p: fair[p])
+        if fair[worst] > 1.1 * fair[best]:
+            text = f", {fair[worst] / fair[best]:.1f} times as long under {worst} as under {best}"
+    return text + (f" (of what it accepted, under {_and(refusing)})" if refusing else "")
+
+
+def about_gap(comparison: Comparison) -> str:
+    """Which policies stay below the bound."""
+    kept = [run for run in comparison.runs if run.service_gap_max <= comparison.bound]
+    broken = [run for run in comparison.runs if run.service_gap_max > comparison.bound]
+    parts = []
+    if kept:
+        parts.append("it holds under " + _and([f"{r.policy} ({number(r.service_gap_max)})" for r in kept]))
+    if broken:
+        parts.append("it is broken under " + _and([f"{r.policy} ({number(r.service_gap_max)})" for r in broken]))
+    meaning = "how far two tenants that both wait may drift apart"
+    return f"The bound 2U/min(w), {meaning}, is {number(comparison.bound)}: {'; '.join(parts)}."
+
+
+def about_throughput(comparison: Comparison) -> str:
+    """What fairness costs, and who pays by being turned away."""
+    best = max(run.throughput_tokens_per_s for run in comparison.runs)
+    if not best:
+        return "Nothing was served."
+
+    def of_best(run: Run) -> str:
+        return percent(run.throughput_tokens_per_s / best)
+
+    sentences = [f"Of the highest throughput, {number(best)} tokens/s, remains {_each(comparison, of_best)}."]
+    keeping = [run.throughput_tokens_per_s for run in comparison.runs if not run.count(Outcome.REJECTED)]
+    if len(keeping) > 1 and min(keeping) >= 0.99 * max(keeping):
+        sentences.append("The order in which requests are served costs no throughput.")
+    sentences += [
+        f"Under {run.policy} {percent(run.count(Outcome.REJECTED) / len(run.records))} of the requests are turned away."
+        for run in comparison.runs
+        if run.count(Outcome.REJECTED)
+    ]
+    return " ".join(sentences)
+
+
+def _each(comparison: Comparison, text: Callable[[Run], str]) -> str:
+    return _and([f"{text(run)} under {run.policy}" for run in comparison.runs])
+
+
+def _and(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _spread(values: Sequence[float]) -> float:
+    return max(values) - min(values)
