@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 
 from fairgate.processes import ProcessError
+from fairgate.progress import progress_bar
 
 app = typer.Typer(
     name="fairgate",
@@ -25,7 +27,9 @@ app.add_typer(bench_app, name="bench")
 
 Policies = Annotated[
     str,
-    typer.Option("--policy", help="Policies to run, comma-separated: vtc, fcfs, lcf, rr, rpm:LIMIT (requests a minute)."),
+    typer.Option(
+        "--policy", help="Policies to run, comma-separated: vtc, fcfs, lcf, rr, rpm:LIMIT (requests a minute)."
+    ),
 ]
 Cost = Annotated[
     str, typer.Option(help="What a token costs: weighted:INPUT,OUTPUT or profiled[:a=..,b=..,c=..,d=..,e=..].")
@@ -79,8 +83,6 @@ def worker(
     threads: Annotated[int, typer.Option(help="Compute threads; 0: one per core.")] = 0,
 ) -> None:
     """Run a worker alone: an OpenAI-compatible engine with continuous batching and LoRA adapters."""
-    from pydantic import ValidationError
-
     try:
         from backend.config import WorkerConfig
         from backend.main import run
@@ -103,24 +105,29 @@ def worker(
             threads=threads,
         )
     except ValidationError as error:
-        raise ProcessError("\n".join(_option_error(item) for item in error.errors())) from None
+        raise ProcessError(_option_errors(error)) from None
     run(settings)
 
 
 @app.command()
 def simulate(
-    workload: Annotated[str, typer.Option(help="Name of a workload (`fairgate workloads` lists them) or a trace file.")],
+    workload: Annotated[
+        str, typer.Option(help="Name of a workload (`fairgate workloads` lists them) or a trace file.")
+    ],
     policy: Policies = "vtc,fcfs,lcf,rpm:20",
-    weights: Annotated[Path | None, typer.Option(help="Tenant weights: YAML, JSON or CSV (header tenant,weight).")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Tenant weights: YAML, JSON or CSV (header tenant,weight).")
+    ] = None,
     cost: Cost = "weighted:1,2",
     predict: Annotated[
-        str, typer.Option(help="Output length charged at dispatch: none, ewma, oracle, or an oracle's noise (0.5: ±50 %).")
+        str,
+        typer.Option(help="Output length charged at dispatch: none, ewma, oracle, or an oracle's noise (0.5: ±50 %)."),
     ] = "none",
     engine: Annotated[
         str,
         typer.Option(
-            help="a10g-7b, a100-13b, and/or key=value: prefill_ms_per_token, decode_ms, decode_ms_per_seq, pool_tokens, "
-            "max_running."
+            help="a10g-7b, a100-13b, and/or key=value: prefill_ms_per_token, decode_ms, decode_ms_per_seq, "
+            "pool_tokens, max_running."
         ),
     ] = "a10g-7b",
     time_scale: Annotated[float, typer.Option(help="Above 1 stretches the arrivals, below 1 squeezes them.")] = 1.0,
@@ -175,6 +182,16 @@ def compare(
     for comparison in comparisons:
         print_comparison(comparison, Console())
     Console().print(f"report: {write_report(comparisons, out)}", soft_wrap=True)
+
+
+def _option_errors(error: ValidationError) -> str:
+    lines = [
+        f"--{'-'.join(map(str, item['loc'])).replace('_', '-')} {item['input']!r}: {item['msg'].lower()}"
+        if item["loc"]
+        else item["msg"].removeprefix("Value error, ")
+        for item in error.errors(include_url=False)
+    ]
+    return "; ".join(lines)
 
 
 def _adapter(item: str) -> tuple[str, str]:
