@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -113,11 +116,20 @@ def save_tokenizer(folder: Path, chat_template: str | None = CHAT) -> None:
     fast.save_pretrained(folder)
 
 
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """peft asks transformers for an attribute that transformers has deprecated: not ours to mend."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
+
+
 def save_adapter(model_folder: Path, folder: Path, seed: int, **settings: Any) -> None:
     """A PEFT adapter of the model in `model_folder` whose B is not zero."""
     torch.manual_seed(seed)
     base = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
-    model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **settings))
+    with quiet_peft():
+        model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **settings))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_" in name:

@@ -1,0 +1,50 @@
+"""Shared models: built once a session, read only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from .tiny import build_model, configs, save_adapter, save_tokenizer
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(2, before))
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama with its tokenizer and a chat template."""
+    folder = tmp_path_factory.mktemp("tiny-llama")
+    build_model(configs()["llama"], folder)
+    save_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def adapter_folders(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Adapters of the tiny Llama: different ranks, modules and scalings."""
+    root = tmp_path_factory.mktemp("adapters")
+    every = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    settings = {
+        "small": {"r": 2, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]},
+        "all": {"r": 5, "lora_alpha": 4, "target_modules": every, "use_rslora": True},
+        "patterned": {
+            "r": 4,
+            "lora_alpha": 4,
+            "target_modules": ["q_proj", "k_proj", "up_proj", "down_proj"],
+            "rank_pattern": {"k_proj": 8, r"layers\.0\.mlp\.down_proj": 1},
+            "alpha_pattern": {"up_proj": 12, r"^model\.layers\.2\.self_attn\.q_proj": 1},
+            "layers_to_transform": [0, 2],
+        },
+    }
+    for seed, (name, options) in enumerate(settings.items()):
+        save_adapter(model_folder, root / name, seed, **options)
+    return {name: root / name for name in settings}
