@@ -10,8 +10,8 @@ from loadgen.results import Comparison, Outcome, Run
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
-    """One column of a table of runs."""
+class Figure:
+    """One figure of a run as a table shows it."""
 
     title: str
     text: Callable[[Comparison, Run], str]
@@ -38,19 +38,17 @@ def verdict(comparison: Comparison, run: Run) -> str:
     return f"✓ {percent(ratio)}" if ratio <= 1 else f"✗ {ratio:.1f} times"
 
 
-COLUMNS = (
-    Column("policy", lambda _, run: run.policy),
-    Column("largest service gap", lambda _, run: number(run.service_gap_max)),
-    Column("against the bound", verdict),
-    Column("difference avg", lambda _, run: number(run.service_difference.avg)),
-    Column("difference max", lambda _, run: number(run.service_difference.max)),
-    Column("tokens/s", lambda _, run: number(run.throughput_tokens_per_s)),
-    Column("finished", lambda _, run: f"{run.count(Outcome.FINISHED):,}"),
-    Column("rejected", lambda _, run: f"{run.count(Outcome.REJECTED):,}"),
-    Column("aborted", lambda _, run: f"{run.count(Outcome.ABORTED):,}"),
-    Column("TTFT p50 (s)", lambda _, run: number(run.ttft_s.p50)),
-    Column("TTFT p99 (s)", lambda _, run: number(run.ttft_s.p99)),
-    Column("Jain", lambda _, run: f"{run.jain:.3f}"),
+FIGURES = (
+    Figure("largest service gap", lambda _, run: number(run.service_gap_max)),
+    Figure("against the bound", verdict),
+    Figure("service difference, average", lambda _, run: number(run.service_difference.avg)),
+    Figure("service difference, max", lambda _, run: number(run.service_difference.max)),
+    Figure("throughput (tokens/s)", lambda _, run: number(run.throughput_tokens_per_s)),
+    Figure("requests finished", lambda _, run: f"{run.count(Outcome.FINISHED):,}"),
+    Figure("requests rejected", lambda _, run: f"{run.count(Outcome.REJECTED):,}"),
+    Figure("requests aborted", lambda _, run: f"{run.count(Outcome.ABORTED):,}"),
+    Figure("TTFT p50 (s)", lambda _, run: number(run.ttft_s.p50)),
+    Figure("TTFT p99 (s)", lambda _, run: number(run.ttft_s.p99)),
 )
 
 
@@ -95,19 +93,34 @@ def _in_short(comparison: Comparison, run: Run) -> str:
     ratio = run.service_gap_max / comparison.bound
     kept = f"keeps within {percent(ratio)} of the bound" if ratio <= 1 else f"breaks the bound {ratio:.1f} times over"
     rejected = run.count(Outcome.REJECTED)
-    return f"{run.policy} {kept}" + (f" but rejects {percent(rejected / len(run.records))}" if rejected else "")
+    if not rejected:
+        return f"{run.policy} {kept}"
+    best = max(other.throughput_tokens_per_s for other in comparison.runs) or 1.0
+    left = percent(run.throughput_tokens_per_s / best)
+    return f"{run.policy} {kept}, but rejects {percent(rejected / len(run.records))} and has {left} of the throughput"
+
+
+def all_sending_s(comparison: Comparison) -> float:
+    """From when on every tenant has sent something; 0 where that leaves less than a quarter of the run."""
+    first: dict[str, float] = {}
+    for record in comparison.runs[0].records:
+        first[record.tenant] = min(record.arrival_s, first.get(record.tenant, record.arrival_s))
+    start = max(first.values(), default=0.0)
+    return start if start <= 0.75 * comparison.runs[0].last_arrival_s else 0.0
 
 
 def about_service(comparison: Comparison) -> str:
     """Whose share of the service depends most on the policy."""
-    spread = {t: _spread([run.tenants[t].share for run in comparison.runs]) for t in comparison.runs[0].tenants}
+    start = all_sending_s(comparison)
+    shares = [run.series.shares(start, run.last_arrival_s) for run in comparison.runs]
+    spread = {t: _spread([share[t] for share in shares]) for t in comparison.runs[0].tenants}
     tenant = max(spread, key=lambda t: spread[t])
-    shares = _each(comparison, lambda run: percent(run.tenants[tenant].share))
-    if len(comparison.runs) == 1:
-        return f"Of all service, {tenant} receives {shares}."
-    if spread[tenant] < 0.02:
-        return f"No tenant's share depends much on the policy: {tenant}'s varies most, {shares}."
-    return f"What a tenant receives depends on the policy: of all service, {tenant} takes {shares}."
+    by_policy = dict(zip((run.policy for run in comparison.runs), shares, strict=True))
+    told = _each(comparison, lambda run: percent(by_policy[run.policy][tenant]))
+    since = f"Since every tenant sends (from {number(start)} s), {tenant}" if start else f"Of all service, {tenant}"
+    if len(comparison.runs) > 1 and spread[tenant] < 0.02:
+        return f"{since} receives {told}: no tenant's share depends much on the policy."
+    return f"{since} receives {told}."
 
 
 def about_response(comparison: Comparison) -> str:

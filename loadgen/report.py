@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from loadgen.findings import COLUMNS, busiest, headline, number, percent, verdict
+from loadgen.findings import FIGURES, busiest, headline, number, percent, verdict
 from loadgen.plots import DARK, LIGHT, PICTURES, slug
 from loadgen.results import Comparison, Outcome, Percentiles, Run
 
@@ -78,7 +78,7 @@ def at_a_glance(comparisons: Sequence[Comparison]) -> str:
         "workload",
         "policy",
         "largest service gap",
-        "of the bound",
+        "against the bound",
         "tokens/s",
         "rejected",
         "TTFT p50 (s)",
@@ -103,7 +103,7 @@ def _glance(comparison: Comparison, run: Run) -> list[str]:
 def section(comparison: Comparison) -> str:
     """One workload: how it was made, its tables, and each picture below the sentence that says what it shows."""
     parts = [f"## {escape(comparison.workload)}", _made(comparison)]
-    parts.append(table([c.title for c in COLUMNS], [_cells(comparison, run) for run in comparison.runs]))
+    parts.append(table(["", *(run.policy for run in comparison.runs)], figures(comparison)))
     parts.append(tenant_table(comparison))
     for picture in PICTURES:
         name, sentence = picture.file_name(comparison), escape(picture.sentence(comparison))
@@ -133,8 +133,9 @@ def _long(value: str) -> bool:
     return len(value) > 40
 
 
-def _cells(comparison: Comparison, run: Run) -> list[str]:
-    return [column.text(comparison, run) for column in COLUMNS]
+def figures(comparison: Comparison) -> list[list[str]]:
+    """One row per figure: its title, then its value under each policy."""
+    return [[figure.title, *(figure.text(comparison, run) for run in comparison.runs)] for figure in FIGURES]
 
 
 def tenant_table(comparison: Comparison) -> str:
@@ -165,7 +166,7 @@ def _p50(ttft: Percentiles) -> str:
 
 def escape(text: str) -> str:
     """Text that Markdown shows as it is: workload and tenant names come from files."""
-    return re.sub(r"([\\`*_\[\]<>|~#])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_\[\]<>|~#])", r"\\\1", re.sub(r"[ \t\r\n]+", " ", text))
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int = 1) -> str:
@@ -204,8 +205,8 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     view.add_column()
     for run in comparison.runs:
         view.add_column(run.policy, justify="right")
-    for column in COLUMNS[1:]:
-        view.add_row(column.title, *(column.text(comparison, run) for run in comparison.runs))
+    for row in figures(comparison):
+        view.add_row(*row)
     for tenant in busiest(comparison, TENANTS_SHOWN):
         shares = [f"{run.tenants[tenant].share:.3f}" for run in comparison.runs]
         view.add_row(Text(f"share of {tenant}"), *shares)
