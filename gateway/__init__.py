@@ -1,0 +1,1 @@
+"""The gateway program: HTTP in, a fair queue, HTTP out."""

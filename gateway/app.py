@@ -1,0 +1,142 @@
+"""Puts a gateway together from its configuration. Everything it shares is made here and handed on; no globals."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from fairness import Ewma, MaxTokens, NoPrediction, Predictor, Scheduler, Worker, WorkerRoom, parse_cost, parse_policy
+from gateway.auth import Keyring
+from gateway.config import FALLBACK_KV_TOKENS, FALLBACK_SLOTS, GatewayConfig, PoolConfig, TenantConfig
+from gateway.drain_rate import DrainRate
+from gateway.exchange import Route
+from gateway.health import Prober
+from gateway.hotpath import HotPath
+from gateway.metrics import Metrics
+from gateway.pages import Pages
+from gateway.pool import LocalPool
+from gateway.quota import Quotas
+from gateway.record import Record, access_logger
+from gateway.server import HttpServer
+from gateway.upstream import HttpUpstream
+
+PREDICTORS: dict[str, Callable[[], Predictor]] = {"none": NoPrediction, "ewma": Ewma, "max_tokens": MaxTokens}
+
+
+@dataclass(slots=True)
+class Gateway:
+    """A gateway that can be started, drained and closed, all on one event loop."""
+
+    config: GatewayConfig
+    pools: dict[str, LocalPool]
+    hotpath: HotPath
+    server: HttpServer
+    upstream: HttpUpstream
+    probers: list[Prober]
+    port: int = 0
+    _probes: list[asyncio.Task[None]] = field(default_factory=list)
+
+    async def start(self) -> None:
+        """Listen and begin to watch the workers. Returns before the first probe is back; see `ready`.
+        Raises OSError when the address cannot be had."""
+        self.port = await self.server.start(self.config.listen.host, self.config.listen.port)
+        self._probes = [asyncio.create_task(prober.run()) for prober in self.probers]
+
+    def ready(self) -> bool:
+        """Some pool has a healthy worker, and the gateway is not draining."""
+        return not self.hotpath.draining and any(pool.healthy() for pool in self.pools.values())
+
+    async def drain(self) -> bool:
+        """Take no new requests and serve those that are queued or running, for `timeouts.drain_s` at most.
+        Returns whether all of them were served."""
+        self.hotpath.draining = True
+        return await self.hotpath.idle(self.config.timeouts.drain_s)
+
+    async def close(self) -> None:
+        """Stop now: what still waits is refused (503), streams that still run end with an error event."""
+        self.hotpath.draining = True
+        for pool in self.pools.values():
+            pool.close()
+        for probe in self._probes:
+            probe.cancel()
+        await asyncio.gather(*self._probes, return_exceptions=True)
+        await self.hotpath.abort()
+        await self.server.close()
+        await self.upstream.close()
+
+
+def build(config: GatewayConfig) -> Gateway:
+    """Must be called on the event loop that will run the gateway."""
+    clock = asyncio.get_running_loop().time
+    pools = {name: _pool(name, pool, config.tenants, clock) for name, pool in config.pools.items()}
+    keyring = Keyring(config.tenants)
+    metrics = Metrics(pools, [tenant.id for tenant in config.tenants], config.observe.max_tenant_labels)
+    upstream = HttpUpstream([worker for pool in config.pools.values() for worker in pool.workers], config.timeouts)
+    hotpath = HotPath(
+        keyring,
+        _routes(config, pools),
+        upstream,
+        timeouts=config.timeouts,
+        quotas=Quotas(config.tenants),
+        clock=clock,
+        on_end=_on_end(config, metrics),
+    )
+    probers = _probers(config, pools, upstream)
+    pages = Pages(config, keyring, metrics, lambda: gateway.ready())
+    server = HttpServer(hotpath.serve, pages.by_path(), config.limits)
+    gateway = Gateway(config, pools, hotpath, server, upstream, probers)
+    return gateway
+
+
+def _pool(name: str, config: PoolConfig, tenants: list[TenantConfig], clock: Callable[[], float]) -> LocalPool:
+    room = WorkerRoom(
+        [
+            Worker(worker.url, worker.slots or FALLBACK_SLOTS, worker.kv_tokens or FALLBACK_KV_TOKENS, healthy=False)
+            for worker in config.workers
+        ]
+    )
+    weights = {tenant.id: tenant.weight for tenant in tenants}
+    scheduler = Scheduler(
+        parse_policy(config.policy),
+        parse_cost(config.cost),
+        room,
+        weights=weights,
+        default_weight=min(weights.values()),
+        predictor=PREDICTORS[config.predict](),
+        max_waiting=config.queue.max_requests,
+        max_waiting_per_tenant=config.queue.max_requests_per_tenant,
+        tenant_bounds={tenant.id: tenant.max_queued for tenant in tenants if tenant.max_queued is not None},
+    )
+    return LocalPool(name, scheduler, room, clock=clock, drain_rate=DrainRate(random.random))
+
+
+def _routes(config: GatewayConfig, pools: dict[str, LocalPool]) -> dict[str, Route]:
+    return {
+        model: Route(pools[name], pool, parse_cost(pool.cost), model if model in pool.adapters else "")
+        for name, pool in config.pools.items()
+        for model in pool.served()
+    }
+
+
+def _probers(config: GatewayConfig, pools: dict[str, LocalPool], upstream: HttpUpstream) -> list[Prober]:
+    probers: list[Prober] = []
+    for name, pool in pools.items():
+        own = {worker.url: Prober(pool, worker, upstream, config.health) for worker in config.pools[name].workers}
+        pool.on_failure = _suspect(own)
+        probers += own.values()
+    return probers
+
+
+def _suspect(probers: dict[str, Prober]) -> Callable[[str], None]:
+    return lambda worker: probers[worker].suspect()
+
+
+def _on_end(config: GatewayConfig, metrics: Metrics) -> Callable[[Record], None]:
+    def on_end(record: Record) -> None:
+        metrics.observe(record)
+        if config.observe.access_log:
+            access_logger.info("%s", record.line())
+
+    return on_end

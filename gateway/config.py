@@ -1,0 +1,254 @@
+"""The gateway's configuration: one YAML file, validated whole, frozen, unknown keys refused.
+
+`load_config` raises ConfigError, whose text lists every mistake at once with file, key path, what was found and what
+was expected. `surprises` names what is valid and probably not meant.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fairness import CostError, parse_cost, parse_policy
+from gateway.errors import ConfigError
+
+FALLBACK_SLOTS = 32
+"""Running slots of a worker whose file entry and /metrics name none: few enough for a small engine to start with."""
+FALLBACK_KV_TOKENS = 32_768
+"""KV tokens of a worker whose file entry and /metrics name none: 1,024 tokens for each fall-back slot."""
+
+
+def _worker_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("expected an address like http://host:8000")
+    return url.rstrip("/")
+
+
+def _policy(spec: str) -> str:
+    parse_policy(spec)
+    return spec
+
+
+def _cost(spec: str | dict[str, Any]) -> str | dict[str, Any]:
+    try:
+        parse_cost(spec)
+    except CostError as error:
+        raise ValueError(str(error)) from None
+    return spec
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:@-]{0,127}$")]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Positive = Annotated[int, Field(gt=0)]
+KeyHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Listen(_Section):
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+
+
+class WorkerConfig(_Section):
+    """One engine. `slots` and `kv_tokens` are read from its /metrics when absent (`vllm:cache_config_info`)."""
+
+    url: Annotated[str, AfterValidator(_worker_url)]
+    slots: Positive | None = None
+    kv_tokens: Annotated[int, Field(ge=2)] | None = None
+    api_key: str | None = Field(default=None, repr=False)
+
+
+class QueueConfig(_Section):
+    max_requests: Positive = 10_000
+    max_requests_per_tenant: Positive = 1_000
+    timeout_s: Seconds = 300.0
+
+
+class PoolConfig(_Section):
+    """Workers that can each run any of `models` and `adapters` (adapter = the `model` name a client asks for)."""
+
+    models: Annotated[list[Name], Field(min_length=1)]
+    adapters: list[Name] = []
+    workers: Annotated[list[WorkerConfig], Field(min_length=1)]
+    policy: Annotated[str, AfterValidator(_policy)] = "vtc"
+    cost: Annotated[str | dict[str, Any], AfterValidator(_cost)] = "weighted:1,2"
+    predict: Literal["none", "ewma", "max_tokens"] = "none"
+    default_max_tokens: Positive = 512
+    queue: QueueConfig = QueueConfig()
+
+    def served(self) -> list[str]:
+        return [*self.models, *self.adapters]
+
+
+class TenantConfig(_Section):
+    """`max_queued` overrides the pool's bound for this tenant; `rpm` limits accepted requests in any 60 seconds."""
+
+    id: Name
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    keys_sha256: Annotated[list[KeyHash], Field(min_length=1)]
+    models: list[Name] | Literal["all"] = "all"
+    max_queued: Positive | None = None
+    rpm: Positive | None = None
+
+    def may_use(self, model: str) -> bool:
+        return self.models == "all" or model in self.models
+
+
+class Timeouts(_Section):
+    """Seconds: to connect to a worker, to its first token, between two chunks, and to drain at shutdown."""
+
+    connect_s: Seconds = 5.0
+    first_byte_s: Seconds = 300.0
+    idle_s: Seconds = 60.0
+    drain_s: Seconds = 30.0
+
+
+class Limits(_Section):
+    """`max_unsent_bytes`: what a client that reads too slowly may leave unread before it is cut off."""
+
+    max_body_bytes: Positive = 4 * 1024 * 1024
+    max_unsent_bytes: Positive = 4 * 1024 * 1024
+    max_answer_bytes: Positive = 64 * 1024 * 1024
+
+
+class Health(_Section):
+    interval_s: Seconds = 5.0
+    timeout_s: Seconds = 2.0
+    max_backoff_s: Seconds = 10.0
+
+
+class Observe(_Section):
+    """`max_tenant_labels`: tenants with metrics of their own, in the order of the file; the rest is `other`."""
+
+    max_tenant_labels: Annotated[int, Field(ge=0)] = 100
+    access_log: bool = True
+
+
+class GatewayConfig(_Section):
+    listen: Listen = Listen()
+    pools: Annotated[dict[Name, PoolConfig], Field(min_length=1)]
+    tenants: Annotated[list[TenantConfig], Field(min_length=1)]
+    timeouts: Timeouts = Timeouts()
+    limits: Limits = Limits()
+    health: Health = Health()
+    observe: Observe = Observe()
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> GatewayConfig:
+        _unique("tenants[].id", [tenant.id for tenant in self.tenants])
+        _unique("tenants[].keys_sha256", [key for tenant in self.tenants for key in tenant.keys_sha256])
+        _unique("pools.*.models and adapters", [name for pool in self.pools.values() for name in pool.served()])
+        for name, pool in self.pools.items():
+            _unique(f"pools.{name}.workers[].url", [worker.url for worker in pool.workers])
+        return self
+
+
+def _unique(where: str, names: Sequence[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{where}: {', '.join(twice)} stands there more than once; expected each once")
+
+
+def load_config(path: Path | str) -> GatewayConfig:
+    """Read and validate a configuration file. Raises ConfigError."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}; expected a readable YAML file") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: byte {error.start} is not UTF-8; expected a YAML file in UTF-8") from None
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    return parse_config(data, source=str(path))
+
+
+def parse_config(data: object, *, source: str = "configuration") -> GatewayConfig:
+    """Validate what a YAML file holds. `source` is named in errors. Raises ConfigError."""
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{source}: found {_shown(data)} at the top; expected a mapping with pools and tenants")
+    try:
+        return GatewayConfig.model_validate(data)
+    except ValidationError as error:
+        lines = [f"{source}: {line}" for line in _explain(error)]
+        raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+
+
+def _explain(error: ValidationError) -> Iterator[str]:
+    for item in error.errors(include_url=False):
+        path = _key_path(item["loc"])
+        if item["type"] == "missing":
+            yield f"{path}: missing; expected {_wanted(item['loc'])}"
+        elif item["type"] == "extra_forbidden":
+            yield f"{path}: unknown key; expected one of {', '.join(_siblings(item['loc'])) or 'none'}"
+        elif item["type"] == "value_error":
+            text = item["msg"].removeprefix("Value error, ")
+            yield f"{path}: found {_shown(item['input'])}; {text}" if path else text
+        else:
+            text = item["msg"][0].lower() + item["msg"][1:]
+            yield f"{path}: found {_shown(item['input'])}; expected: {text.removeprefix('input should be ')}"
+
+
+def _key_path(loc: tuple[int | str, ...]) -> str:
+    path = ""
+    for part in loc:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif not _UNION_TAG.match(part):
+            path += f".{part}" if path else part
+    return path
+
+
+_UNION_TAG = re.compile(r"(str|int|float|none)$|(list|dict|literal)\[|(constrained|function)-")
+"""What pydantic adds to the place of a mistake inside `A | B`."""
+
+
+def _wanted(loc: tuple[int | str, ...]) -> str:
+    wanted = {
+        "url": "the worker's address, like http://host:8000",
+        "keys_sha256": "a list of the SHA-256 of API keys, in hexadecimal",
+    }
+    return wanted.get(str(loc[-1]), "a value")
+
+
+def _siblings(loc: tuple[int | str, ...]) -> list[str]:
+    """The keys that the section holding the last part of `loc` knows."""
+    section: Any = GatewayConfig
+    for part in loc[:-1]:
+        if isinstance(section, type) and issubclass(section, BaseModel) and part in section.model_fields:
+            section = section.model_fields[str(part)].annotation
+        elif get_args(section):
+            section = get_args(section)[-1]
+    return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def surprises(config: GatewayConfig) -> list[str]:
+    """What is valid and probably not meant, one sentence each."""
+    found = []
+    for name, pool in config.pools.items():
+        unused = [model for model in pool.served() if not any(tenant.may_use(model) for tenant in config.tenants)]
+        found += [f"no tenant may use model {model} of pool {name}" for model in unused]
+        if pool.policy != "vtc":
+            found.append(f"pool {name} orders by {pool.policy}, which promises no fair share; vtc does")
+    served = {model for pool in config.pools.values() for model in pool.served()}
+    for tenant in config.tenants:
+        unknown = [] if tenant.models == "all" else [model for model in tenant.models if model not in served]
+        if unknown:
+            found.append(f"tenant {tenant.id} may use {', '.join(unknown)}, which no pool serves")
+    return found

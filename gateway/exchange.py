@@ -1,0 +1,107 @@
+"""One request on its way: the client's side, what it holds on to, and the one way to let go of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from fairness import CostFunction, Ticket
+from gateway.ask import Ask
+from gateway.config import PoolConfig, TenantConfig
+from gateway.pool import Pool
+from gateway.record import Record
+from gateway.upstream import Answer
+
+
+class ClientGone(Exception):
+    """The client closed its connection, or reads so slowly that it was cut off."""
+
+
+class Call(Protocol):
+    """The client's side of one request."""
+
+    path: str
+    key: str | None
+    request_id: str
+
+    async def body(self) -> bytes:
+        """The whole body. Raises BodyTooLarge, ClientGone."""
+
+    async def begin(self, headers: Mapping[str, str]) -> None:
+        """Start an answer of events, status 200. Raises ClientGone."""
+
+    async def send(self, data: bytes) -> None:
+        """Send events without waiting for the client to read them. Raises ClientGone."""
+
+    async def end(self, *, broken: bool = False) -> None:
+        """The answer of events is over; `broken` closes the connection. Raises ClientGone."""
+
+    async def reply(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+        """A whole answer at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a model is served."""
+
+    pool: Pool
+    config: PoolConfig
+    cost: CostFunction
+    adapter: str
+
+
+@dataclass(slots=True)
+class Job:
+    """A request that was understood. From submission on it owns its ticket, while it is forwarded also an answer.
+
+    `consumed`: the engine has begun to answer, so what was seen stays charged.
+    """
+
+    tenant: TenantConfig
+    ask: Ask
+    route: Route
+    ticket: Ticket
+    record: Record
+    answer: Answer | None = None
+    consumed: bool = False
+
+    @property
+    def pool(self) -> Pool:
+        return self.route.pool
+
+    def drop_answer(self) -> None:
+        if self.answer is not None:
+            self.answer.close()
+            self.answer = None
+
+    def release(self) -> None:
+        """Give back whatever it holds. May be repeated."""
+        self.drop_answer()
+        self.pool.leave(self.ticket, consumed=self.consumed)
+
+    def close_record(self) -> None:
+        """Note what it consumed in the end."""
+        if self.consumed:
+            record = self.record
+            record.input_tokens = self.ticket.input_tokens
+            record.service = self.route.cost.service(record.input_tokens, record.output_tokens, record.cached_tokens)
+
+
+@dataclass(slots=True)
+class Exchange:
+    """A call and how far it got: `job` once it was understood, `begun` once events are being sent."""
+
+    call: Call
+    record: Record
+    job: Job | None = None
+    begun: bool = False
+
+    def release(self) -> None:
+        if self.job is not None:
+            self.job.release()
+
+    def close_record(self, now: float) -> None:
+        self.record.ended = now
+        if self.job is not None:
+            self.job.close_record()

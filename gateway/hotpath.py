@@ -1,0 +1,337 @@
+"""The way of one request, top to bottom: authenticate -> admit -> wait for a turn -> forward -> meter -> settle.
+
+Nothing here knows HTTP: `Call` is the client's side, `Upstream` the workers'. A request owns at most a ticket and an
+answer; both are given back by `Exchange.release`, which every exit goes through and which may run twice. That holds
+for cancellation at any await too: the server edge cancels `serve` when the client is gone.
+
+What is charged. A request that its engine failed, overflowed or refused before it produced anything is undone, as if it
+had never been dispatched. From the first event on, what was seen stays charged, whoever ends the request.
+The first event is also when the answer to the client begins: until then a request may move to another worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+
+from fairness import Grant, Refusal, Ticket
+from gateway.ask import Ask, read_ask
+from gateway.assemble import Assembler
+from gateway.auth import Keyring
+from gateway.config import TenantConfig, Timeouts
+from gateway.drain_rate import retry_headers
+from gateway.errors import ApiError, EngineRefused, NotFound, Overloaded, RateLimited, UpstreamError, UpstreamFailed
+from gateway.estimate import Estimator
+from gateway.exchange import Call, ClientGone, Exchange, Job, Route
+from gateway.meter import Meter, visible
+from gateway.quota import Quotas
+from gateway.record import Record
+from gateway.refusals import no_healthy_worker, not_taken, refused
+from gateway.sse import DONE, frame
+from gateway.stream import Event, EventStream
+from gateway.upstream import Answer, Upstream
+
+logger = logging.getLogger("gateway")
+
+MOST_OVERFLOWS = 8
+"""How often one request goes back to the head of the queue because an engine was full, before the client hears it."""
+MOST_RETRIES = 1
+MOST_REFUSAL_BYTES = 2**20
+
+
+class HotPath:
+    """Serves calls. `clock` in seconds, that of the pools; `on_end` gets the record of every request that is over."""
+
+    def __init__(
+        self,
+        keyring: Keyring,
+        routes: Mapping[str, Route],
+        upstream: Upstream,
+        *,
+        timeouts: Timeouts,
+        quotas: Quotas,
+        clock: Callable[[], float],
+        on_end: Callable[[Record], None],
+    ) -> None:
+        self._keyring = keyring
+        self._routes = routes
+        self._upstream = upstream
+        self._timeouts = timeouts
+        self._quotas = quotas
+        self._clock = clock
+        self._on_end = on_end
+        self._estimator = Estimator()
+        self._plain_usage: set[str] = set()  # workers that refuse continuous_usage_stats
+        self._live: set[asyncio.Task[object]] = set()
+        self._emptied = asyncio.Event()
+        self._aborting = False
+        self.draining = False
+
+    async def serve(self, call: Call) -> None:
+        """Answer one call. Raises nothing but cancellation: every error becomes an answer."""
+        exchange = Exchange(call, Record(call.request_id, call.path, self._clock()))
+        task = asyncio.current_task()
+        assert task is not None
+        self._live.add(task)
+        self._emptied.clear()
+        try:
+            await self._serve(exchange)
+            exchange.record.outcome = "ok"
+        except asyncio.CancelledError:
+            if not self._aborting:
+                self._gone(exchange)
+                raise
+            task.uncancel()
+            await self._fail(exchange, Overloaded("draining", "The gateway is shutting down.", retry_after=1.0))
+        except ClientGone:
+            self._gone(exchange)
+        except Exception as error:
+            await self._fail(exchange, self._as_answer(exchange, error))
+        finally:
+            exchange.release()
+            exchange.close_record(self._clock())
+            self._on_end(exchange.record)
+            self._live.discard(task)
+            if not self._live:
+                self._emptied.set()
+
+    async def _serve(self, exchange: Exchange) -> None:
+        call, record = exchange.call, exchange.record
+        tenant = self._keyring.tenant(call.key)
+        record.tenant = tenant.id
+        ask = read_ask(call.path, await call.body())
+        job = exchange.job = self._job(tenant, ask, record)
+        await self._admit(job)
+        stream, first = await self._begin(job)
+        record.first_byte = self._clock()
+        if ask.stream:
+            await self._relay_stream(exchange, job, stream, first)
+        else:
+            await self._relay_whole(exchange, job, stream, first)
+
+    # -- admit -------------------------------------------------------------------------------------------------
+
+    def _job(self, tenant: TenantConfig, ask: Ask, record: Record) -> Job:
+        record.model, record.stream = ask.model, ask.stream
+        route = self._routes.get(ask.model)
+        if route is None or not tenant.may_use(ask.model):
+            message = f"The model `{ask.model}` does not exist or you do not have access to it."
+            raise NotFound("model_not_found", message, param="model")
+        record.pool = route.pool.name
+        ticket = Ticket(
+            record.request_id,
+            tenant.id,
+            self._estimator.estimate(ask.model, ask.raw_tokens),
+            ask.max_tokens or route.config.default_max_tokens * ask.choices,
+            deadline=self._clock() + route.config.queue.timeout_s,
+            adapter=route.adapter,
+        )
+        return Job(tenant, ask, route, ticket, record)
+
+    async def _admit(self, job: Job) -> None:
+        if self.draining:
+            raise Overloaded("draining", "The gateway is shutting down.", retry_after=job.pool.retry_after())
+        if not job.pool.healthy():
+            raise no_healthy_worker(job.pool)
+        wait = self._quotas.admit(job.tenant, self._clock())
+        if wait is not None:
+            message = f"Tenant {job.tenant.id} is over its limit of {job.tenant.rpm} requests a minute."
+            raise RateLimited("rate_limit_exceeded", message, retry_after=wait)
+        refusal = await job.pool.submit(job.ticket)
+        if refusal is not None:
+            raise refused(refusal, job.pool)
+
+    # -- wait for a turn, forward ------------------------------------------------------------------------------
+
+    async def _begin(self, job: Job) -> tuple[EventStream, list[Event]]:
+        """Take turns until an engine has begun to answer: its stream and the first events of it."""
+        while True:
+            grant = await self._turn(job)
+            job.record.attempts += 1
+            try:
+                return await self._forward(job, grant.worker)
+            except UpstreamError as error:
+                job.drop_answer()
+                self._may_try_again(job, grant.worker, error)
+            job.pool.requeue(job.ticket)
+
+    async def _turn(self, job: Job) -> Grant:
+        asked = self._clock()
+        turn = await job.pool.turn(job.ticket)
+        job.record.queued += self._clock() - asked
+        if isinstance(turn, Refusal):
+            raise refused(turn, job.pool)
+        job.record.worker, job.record.dispatched = turn.worker, True
+        return turn
+
+    def _may_try_again(self, job: Job, worker: str, error: UpstreamError) -> None:
+        """An engine did not take the request: report that, and raise what the client hears when this was the last
+        attempt."""
+        if error.kind == "overflow":
+            job.pool.overflowed(worker)
+            job.record.overflows += 1
+            if job.record.overflows > MOST_OVERFLOWS:
+                message = "The engines stay full; the request was put back too often."
+                raise Overloaded("engines_full", message, retry_after=job.pool.retry_after())
+            return
+        job.pool.failed(worker, reached=error.reached)
+        job.ticket.avoid |= {worker}
+        if len(job.ticket.avoid) > MOST_RETRIES or not job.pool.healthy(besides=job.ticket.avoid):
+            raise error
+        logger.warning("request %s: %s; trying another worker", job.record.request_id, error)
+
+    async def _forward(self, job: Job, worker: str) -> tuple[EventStream, list[Event]]:
+        """Send the request to `worker`; its stream, once that has begun. Raises UpstreamError, EngineRefused."""
+        try:
+            async with asyncio.timeout(self._timeouts.first_byte_s):
+                answer = await self._post(job, worker)
+                if answer.status != 200:
+                    raise not_taken(answer.status, await _whole(answer))
+                stream = EventStream(answer)
+                first = await stream.read()
+        except TimeoutError:
+            seconds = self._timeouts.first_byte_s
+            raise UpstreamError("timeout", f"{worker} sent no first event within {seconds:g} s") from None
+        job.consumed = True
+        return stream, first
+
+    async def _post(self, job: Job, worker: str) -> Answer:
+        """The engine's answer. One that does not know continuous usage is asked again without, and remembered."""
+        plain = worker in self._plain_usage
+        answer = await self._send(job, worker, plain)
+        if answer.status not in (400, 422) or plain:
+            return answer
+        body = await _whole(answer)
+        if b"continuous_usage_stats" not in body:
+            raise EngineRefused(answer.status, body)
+        job.drop_answer()
+        self._plain_usage.add(worker)
+        return await self._send(job, worker, True)
+
+    async def _send(self, job: Job, worker: str, plain: bool) -> Answer:
+        request_id = f"{job.record.request_id}-{job.record.attempts}"
+        body = job.ask.upstream_body(continuous_usage=not plain)
+        job.answer = answer = await self._upstream.post(worker, job.ask.path, body, request_id)
+        return answer
+
+    # -- meter, settle -----------------------------------------------------------------------------------------
+
+    async def _relay_stream(self, exchange: Exchange, job: Job, stream: EventStream, batch: list[Event]) -> None:
+        call = exchange.call
+        exchange.record.status, exchange.begun = 200, True
+        await call.begin(self._headers(exchange))
+        while batch:
+            self._report(job, stream.meter)
+            if out := _shown(batch, job.ask):
+                await call.send(out)
+            batch = await stream.read()
+        self._settle(job, stream.meter)
+        await call.send(frame(DONE))
+        await call.end()
+
+    async def _relay_whole(self, exchange: Exchange, job: Job, stream: EventStream, batch: list[Event]) -> None:
+        whole = Assembler()
+        while batch:
+            self._report(job, stream.meter)
+            for chunk, _ in batch:
+                whole.add(chunk)
+            batch = await stream.read()
+        self._settle(job, stream.meter)
+        exchange.record.status = 200
+        await exchange.call.reply(200, whole.body(), self._headers(exchange))
+
+    def _report(self, job: Job, meter: Meter) -> None:
+        """Charge what has been seen so far, and correct the input as soon as the engine has counted it."""
+        record = job.record
+        counted = (meter.input_tokens, meter.cached_tokens)
+        if meter.input_tokens is not None and counted != (record.input_tokens, record.cached_tokens):
+            record.input_tokens, record.cached_tokens = meter.input_tokens, meter.cached_tokens
+            job.pool.correct(job.ticket, meter.input_tokens, meter.cached_tokens)
+        if meter.produced != record.output_tokens:
+            record.output_tokens = meter.produced
+            job.pool.charge(job.ticket, meter.produced)
+
+    def _settle(self, job: Job, meter: Meter) -> None:
+        """The engine is done. Settled before the client has read the end: a slow client holds no room."""
+        job.pool.finish(job.ticket)
+        self._estimator.observe(job.ask.model, job.ask.raw_tokens, meter.input_tokens or 0)
+
+    # -- answers -----------------------------------------------------------------------------------------------
+
+    def _headers(self, exchange: Exchange) -> dict[str, str]:
+        record, job = exchange.record, exchange.job
+        headers = {"x-request-id": record.request_id}
+        if job is not None:
+            headers |= self._quotas.headers(job.tenant, self._clock())
+            headers["x-fairgate-queue-ms"] = str(round(record.queued * 1000))
+        return headers
+
+    async def _fail(self, exchange: Exchange, error: ApiError) -> None:
+        """Let go of everything first: the client may take its time to hear of the error."""
+        exchange.release()
+        record, call = exchange.record, exchange.call
+        record.outcome = error.code
+        try:
+            if exchange.begun:
+                await call.send(frame(error.body()))
+                await call.end(broken=True)
+                return
+            record.status = error.status
+            headers = {**self._headers(exchange), **error.headers}
+            if error.retry_after is not None:
+                headers |= retry_headers(error.retry_after)
+            await call.reply(error.status, error.body(), headers)
+        except ClientGone:
+            self._gone(exchange)
+
+    def _gone(self, exchange: Exchange) -> None:
+        record = exchange.record
+        record.status, record.outcome = record.status or 499, "client_closed"
+
+    def _as_answer(self, exchange: Exchange, error: Exception) -> ApiError:
+        if isinstance(error, ApiError):
+            return error
+        if isinstance(error, UpstreamError):
+            logger.warning("request %s: %s", exchange.record.request_id, error)
+            return UpstreamFailed(f"upstream_{error.kind}", "The engine failed while it served this request.")
+        logger.error("request %s: internal error", exchange.record.request_id, exc_info=error)
+        return ApiError("internal_error", "The gateway failed; the fault is its own.")
+
+    # -- shutdown ----------------------------------------------------------------------------------------------
+
+    async def idle(self, patience: float) -> bool:
+        """Wait until no request is in here, `patience` seconds at most; whether that came about."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                while self._live:
+                    await self._emptied.wait()
+        return not self._live
+
+    async def abort(self) -> None:
+        """End every request that is in here with an error."""
+        self._aborting = True
+        live = list(self._live)
+        for task in live:
+            task.cancel()
+        await asyncio.gather(*live, return_exceptions=True)
+
+
+def _shown(batch: list[Event], ask: Ask) -> bytes:
+    """The events of a batch as the client asked for them."""
+    out = [
+        frame(shown)
+        for chunk, data in batch
+        if (shown := visible(chunk, data, ask.wants_usage, ask.wants_continuous_usage)) is not None
+    ]
+    return b"".join(out)
+
+
+async def _whole(answer: Answer) -> bytes:
+    """The body of an answer that is not a stream, cut where it is unreasonable."""
+    parts, size = [], 0
+    while (part := await answer.read()) and size < MOST_REFUSAL_BYTES:
+        parts.append(part)
+        size += len(part)
+    return b"".join(parts)

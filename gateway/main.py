@@ -1,0 +1,88 @@
+"""The gateway as a process: signals, logging, the line that says it is ready."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from pathlib import Path
+
+import uvloop
+
+from gateway.app import Gateway, build
+from gateway.config import GatewayConfig, load_config, surprises
+from gateway.errors import GatewayError
+
+READY_POLL = 0.05
+
+
+class ListenError(GatewayError):
+    """The address to listen on cannot be had."""
+
+
+def run(config: GatewayConfig | Path | str) -> int:
+    """Serve until SIGTERM or SIGINT, drain, and return 0. A second signal ends the drain at once.
+
+    Prints one line when a worker answers and requests can be served, and warnings about surprising configuration.
+    Raises ConfigError and ListenError, whose text is meant for the user.
+    """
+    if not isinstance(config, GatewayConfig):
+        config = load_config(config)
+    _log_to_stderr()
+    for surprise in surprises(config):
+        print(f"gateway: warning: {surprise}", file=sys.stderr, flush=True)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(config))
+
+
+async def _serve(config: GatewayConfig) -> int:
+    stop = asyncio.Queue[int]()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.put_nowait, number)
+    gateway = build(config)
+    try:
+        await gateway.start()
+    except OSError as error:
+        await gateway.close()
+        where = f"{config.listen.host}:{config.listen.port}"
+        raise ListenError(f"gateway: cannot listen on {where}: {error.strerror}; expected a free address") from None
+    announcer = asyncio.create_task(_announce(gateway))
+    await stop.get()
+    announcer.cancel()
+    await _drain(gateway, stop)
+    await gateway.close()
+    print("gateway stopped", flush=True)
+    return 0
+
+
+async def _announce(gateway: Gateway) -> None:
+    """Say when it is ready, and what it waits for when that takes more than two seconds."""
+    address = f"http://{gateway.config.listen.host}:{gateway.port}"
+    waited = 0.0
+    while not gateway.ready():
+        await asyncio.sleep(READY_POLL)
+        waited += READY_POLL
+        if 2 <= waited < 2 + READY_POLL:
+            print(f"gateway listens on {address}, waits for a worker to answer ...", flush=True)
+    pools = ", ".join(f"{name} ({pool.policy})" for name, pool in gateway.config.pools.items())
+    tenants = len(gateway.config.tenants)
+    print(f"gateway ready on {address}, pools: {pools}, tenants: {tenants}", flush=True)
+
+
+async def _drain(gateway: Gateway, stop: asyncio.Queue[int]) -> None:
+    print(f"gateway drains, for {gateway.config.timeouts.drain_s:g} s at most", flush=True)
+    draining = asyncio.create_task(gateway.drain())
+    again = asyncio.create_task(stop.get())
+    await asyncio.wait((draining, again), return_when=asyncio.FIRST_COMPLETED)
+    for task in (draining, again):
+        task.cancel()
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    root = logging.getLogger("gateway")
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    root.propagate = False

@@ -1,0 +1,113 @@
+"""The meter of one answer: what it consumed so far, and what of each event the client gets to see.
+
+A chunk is not a token. Where the engine reports usage it counts: continuous usage is a running total per choice,
+the final one (`choices: []`) a total over all. Where it does not, a chunk with content counts as one token until
+the final usage corrects it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from gateway.errors import UpstreamError
+
+Chunk = dict[str, Any]
+
+
+class Meter:
+    """`produced` output tokens seen so far; `input_tokens` (None: not reported yet) and `cached_tokens` of them."""
+
+    __slots__ = ("_by_choice", "_open", "cached_tokens", "finished", "input_tokens", "produced")
+
+    def __init__(self) -> None:
+        self.produced = 0
+        self.input_tokens: int | None = None
+        self.cached_tokens = 0
+        self.finished = False
+        self._by_choice: dict[int, int] = {}
+        self._open: set[int] = set()
+
+    def read(self, data: bytes) -> Chunk:
+        """Parse and count one event. Raises UpstreamError for what is not a chunk, kind `error` for an error event
+        (`overflow` when its code is 503)."""
+        try:
+            chunk = json.loads(data)
+        except ValueError:
+            raise UpstreamError("bad_answer", "the engine sent an event that is not JSON") from None
+        if not isinstance(chunk, dict):
+            raise UpstreamError("bad_answer", "the engine sent an event that is not a JSON object")
+        if chunk.get("error") or chunk.get("object") == "error":
+            raise _engine_error(chunk)
+        self._count(chunk)
+        return chunk
+
+    def complete(self) -> bool:
+        """Every choice that began has ended: a stream may stop here even without [DONE]."""
+        return self.finished and not self._open
+
+    def _count(self, chunk: Chunk) -> None:
+        usage = chunk.get("usage")
+        choices = chunk.get("choices") or ()
+        if usage:
+            self._read_input(usage)
+        if not choices:
+            if usage:
+                self.produced = max(self.produced, _whole(usage.get("completion_tokens")))
+            return
+        reported = _whole(usage.get("completion_tokens")) if usage and len(choices) == 1 else 0
+        for choice in choices:
+            self._count_choice(choice, reported)
+
+    def _count_choice(self, choice: Chunk, reported: int) -> None:
+        index = choice.get("index") or 0
+        before = self._by_choice.get(index, 0)
+        now = max(before, reported) if reported else before + _has_content(choice)
+        self._by_choice[index] = now
+        self.produced += now - before
+        if choice.get("finish_reason") is None:
+            self._open.add(index)
+        else:
+            self._open.discard(index)
+            self.finished = True
+
+    def _read_input(self, usage: Chunk) -> None:
+        if prompt_tokens := _whole(usage.get("prompt_tokens")):
+            self.input_tokens = prompt_tokens
+        details = usage.get("prompt_tokens_details")
+        if isinstance(details, dict):
+            self.cached_tokens = max(self.cached_tokens, _whole(details.get("cached_tokens")))
+
+
+def visible(chunk: Chunk, data: bytes, wants_usage: bool, wants_continuous: bool) -> bytes | None:
+    """The event as the client asked for it: the usage it did not ask for is taken out again. None: nothing is left.
+    An event that needs no change is handed on byte for byte."""
+    if "usage" not in chunk or (wants_usage and wants_continuous):
+        return data
+    if not chunk.get("choices"):
+        return data if wants_usage else None
+    if wants_usage:
+        if chunk["usage"] is None:
+            return data
+        chunk["usage"] = None
+    else:
+        del chunk["usage"]
+    return json.dumps(chunk, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
+def _has_content(choice: Chunk) -> int:
+    if choice.get("text"):
+        return 1
+    delta = choice.get("delta")
+    return int(isinstance(delta, dict) and any(value for key, value in delta.items() if key != "role"))
+
+
+def _whole(value: object) -> int:
+    return value if type(value) is int and value > 0 else 0
+
+
+def _engine_error(chunk: Chunk) -> UpstreamError:
+    error = chunk.get("error")
+    details = error if isinstance(error, dict) else chunk
+    kind = "overflow" if str(details.get("code")) == "503" else "error"
+    return UpstreamError(kind, f"the engine reported: {details.get('message') or error}")

@@ -1,0 +1,51 @@
+"""What a gateway answers by itself: health, readiness, metrics, and the models a tenant may use."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+
+from gateway.auth import Keyring
+from gateway.config import GatewayConfig
+from gateway.metrics import CONTENT_TYPE, Metrics
+
+Page = Callable[[str | None], tuple[int, str, bytes]]
+"""An API key in; status, content type and body out. May raise ApiError."""
+
+_JSON = "application/json"
+
+
+class Pages:
+    """`ready` says whether requests can be served now. Liveness depends on nothing but this process."""
+
+    def __init__(self, config: GatewayConfig, keyring: Keyring, metrics: Metrics, ready: Callable[[], bool]) -> None:
+        self._served = [model for pool in config.pools.values() for model in pool.served()]
+        self._keyring = keyring
+        self._metrics = metrics
+        self._ready = ready
+
+    def by_path(self) -> Mapping[str, Page]:
+        return {
+            "/healthz": self._healthz,
+            "/readyz": self._readyz,
+            "/metrics": self._prometheus,
+            "/v1/models": self._models,
+        }
+
+    def _healthz(self, key: str | None) -> tuple[int, str, bytes]:
+        return 200, _JSON, b'{"status":"ok"}'
+
+    def _readyz(self, key: str | None) -> tuple[int, str, bytes]:
+        return (200, _JSON, b'{"status":"ready"}') if self._ready() else (503, _JSON, b'{"status":"not ready"}')
+
+    def _prometheus(self, key: str | None) -> tuple[int, str, bytes]:
+        return 200, CONTENT_TYPE, self._metrics.page()
+
+    def _models(self, key: str | None) -> tuple[int, str, bytes]:
+        tenant = self._keyring.tenant(key)
+        models = [
+            {"id": model, "object": "model", "created": 0, "owned_by": "fairgate"}
+            for model in self._served
+            if tenant.may_use(model)
+        ]
+        return 200, _JSON, json.dumps({"object": "list", "data": models}).encode()

@@ -1,0 +1,224 @@
+"""The port to a pool's state, and its in-memory form.
+
+The port is shaped for a queue that lives elsewhere: a ticket goes in, a grant comes back later, and everything else
+is a report that nobody waits for. `charge` carries totals and `leave` may be repeated, so a report that arrives twice
+changes nothing.
+
+In memory one dispatcher owns the queue. It wakes on arrival, completion and capacity change, never on a tick, and
+picks until nothing fits; picking reserves the room and charges the input in the same synchronous step
+(`Scheduler.pick`). Its one timer is the next queue deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from math import inf
+from typing import Protocol
+
+from fairness import Grant, Refusal, Scheduler, Snapshot, State, Ticket, Worker, WorkerRoom
+from gateway.drain_rate import DrainRate
+from gateway.slots import SlotLimit
+
+EXPIRED = Refusal("queue_timeout", "no turn came before the queue timeout")
+CLOSED = Refusal("draining", "the gateway is shutting down")
+
+
+class Pool(Protocol):
+    """What the hot path asks of a pool. Times in seconds on the clock of ticket deadlines."""
+
+    name: str
+
+    async def submit(self, ticket: Ticket) -> Refusal | None:
+        """Queue a ticket, or say why not."""
+
+    async def turn(self, ticket: Ticket) -> Grant | Refusal:
+        """Wait for the turn of a queued ticket; a Refusal when its deadline passed or the pool closed."""
+
+    def charge(self, ticket: Ticket, produced: int) -> None:
+        """`produced` output tokens in all have been seen."""
+
+    def correct(self, ticket: Ticket, input_tokens: int, cached_tokens: int) -> None:
+        """The engine counted the input."""
+
+    def finish(self, ticket: Ticket) -> None:
+        """The ticket was served to its end."""
+
+    def leave(self, ticket: Ticket, *, consumed: bool) -> None:
+        """The ticket is over, wherever it stands; nothing happens when it has ended. With `consumed` a running one
+        stays charged for what was seen of it, without it the dispatch is undone as if it had never been."""
+
+    def requeue(self, ticket: Ticket) -> None:
+        """Undo the dispatch and wait again, in the old place."""
+
+    def overflowed(self, worker: str) -> None:
+        """The worker refused a request for want of room."""
+
+    def failed(self, worker: str, *, reached: bool) -> None:
+        """The worker failed a request; `reached` is false when it could not even be connected to."""
+
+    def healthy(self, *, besides: frozenset[str] = frozenset()) -> bool:
+        """Is there a healthy worker, other than those named?"""
+
+    def retry_after(self) -> float:
+        """Seconds after which a refused client may find room."""
+
+
+class LocalPool:
+    """A pool whose state lives in this process. Must be used from one event loop."""
+
+    def __init__(
+        self, name: str, scheduler: Scheduler, room: WorkerRoom, *, clock: Callable[[], float], drain_rate: DrainRate
+    ) -> None:
+        self.name = name
+        self.scheduler = scheduler
+        self._room = room
+        self._clock = clock
+        self._drain_rate = drain_rate
+        self._limits = {worker.id: SlotLimit(worker.slots) for worker in room.workers.values()}
+        self._turns: dict[Ticket, asyncio.Future[Grant | Refusal]] = {}
+        self._woken: asyncio.Handle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._resumes: dict[str, asyncio.TimerHandle] = {}
+        self._closed = False
+        self.on_failure: Callable[[str], None] = lambda worker: None
+
+    # -- the port ----------------------------------------------------------------------------------------------
+
+    async def submit(self, ticket: Ticket) -> Refusal | None:
+        refusal = CLOSED if self._closed else self.scheduler.submit(ticket, self._clock())
+        if refusal is None:
+            self._await_turn(ticket)
+        return refusal
+
+    async def turn(self, ticket: Ticket) -> Grant | Refusal:
+        return await self._turns[ticket]
+
+    def charge(self, ticket: Ticket, produced: int) -> None:
+        self.scheduler.charge(ticket, produced)
+
+    def correct(self, ticket: Ticket, input_tokens: int, cached_tokens: int) -> None:
+        self.scheduler.correct(ticket, input_tokens, cached_tokens)
+        self._wake()
+
+    def finish(self, ticket: Ticket) -> None:
+        self._limits[ticket.worker].served()
+        self._apply_limit(ticket.worker)
+        self.scheduler.finish(ticket)
+        self._forget(ticket)
+
+    def leave(self, ticket: Ticket, *, consumed: bool) -> None:
+        if ticket.state is State.RUNNING and not consumed:
+            self.scheduler.requeue(ticket)
+        if ticket.state in (State.RUNNING, State.WAITING):
+            self.scheduler.cancel(ticket)
+        self._forget(ticket)
+
+    def requeue(self, ticket: Ticket) -> None:
+        self.scheduler.requeue(ticket)
+        self._await_turn(ticket)
+
+    def overflowed(self, worker: str) -> None:
+        hold = self._limits[worker].overflowed(self._room.workers[worker].running - 1)
+        self._apply_limit(worker)
+        if earlier := self._resumes.pop(worker, None):
+            earlier.cancel()
+        self._resumes[worker] = asyncio.get_running_loop().call_later(hold, self._resume, worker)
+
+    def failed(self, worker: str, *, reached: bool) -> None:
+        if not reached:
+            self.set_health(worker, False)
+        self.on_failure(worker)
+
+    def healthy(self, *, besides: frozenset[str] = frozenset()) -> bool:
+        return any(worker.healthy and worker.id not in besides for worker in self._room.workers.values())
+
+    def retry_after(self) -> float:
+        return self._drain_rate.retry_after(self.scheduler.queue_length(), self._clock())
+
+    # -- what is known of the workers --------------------------------------------------------------------------
+
+    def set_health(self, worker: str, healthy: bool) -> None:
+        if self._room.workers[worker].healthy is not healthy:
+            self._room.set_worker(worker, healthy=healthy)
+            self._wake()
+
+    def set_size(self, worker: str, slots: int, kv_tokens: int) -> None:
+        """The worker's room became known."""
+        self._limits[worker].resize(slots)
+        self._room.set_worker(worker, tokens=kv_tokens)
+        self._apply_limit(worker)
+
+    def snapshot(self) -> tuple[Snapshot, list[Worker]]:
+        return self.scheduler.snapshot(), list(self._room.workers.values())
+
+    def idle(self) -> bool:
+        return not self.scheduler.queue_length() and not any(w.running for w in self._room.workers.values())
+
+    def close(self) -> None:
+        """Refuse what waits and what still comes."""
+        self._closed = True
+        for ticket, turn in list(self._turns.items()):
+            if ticket.state is State.WAITING:
+                self.scheduler.cancel(ticket)
+                _resolve(turn, CLOSED)
+        for handle in (self._woken, self._timer, *self._resumes.values()):
+            if handle is not None:
+                handle.cancel()
+
+    # -- the dispatcher ----------------------------------------------------------------------------------------
+
+    def _await_turn(self, ticket: Ticket) -> None:
+        loop = asyncio.get_running_loop()
+        self._turns[ticket] = loop.create_future()
+        if ticket.deadline != inf and (self._timer is None or self._timer.when() > ticket.deadline):
+            self._set_timer(ticket.deadline)
+        self._wake()
+
+    def _forget(self, ticket: Ticket) -> None:
+        self._turns.pop(ticket, None)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._woken is None and not self._closed:
+            self._woken = asyncio.get_running_loop().call_soon(self._dispatch)
+
+    def _dispatch(self) -> None:
+        self._woken = None
+        while (grant := self.scheduler.pick()) is not None:
+            self._drain_rate.dispatched(self._clock())
+            _resolve(self._turns[grant.ticket], grant)
+
+    def _set_timer(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(when, self._expire) if when != inf else None
+
+    def _expire(self) -> None:
+        self._timer = None
+        now = self._clock()
+        expired = self.scheduler.expire(now)
+        for ticket, turn in self._turns.items():  # the scheduler looks at a deadline once; a requeued ticket's is here
+            if ticket.state is State.WAITING and ticket.deadline <= now:
+                self.scheduler.cancel(ticket)
+                _resolve(turn, EXPIRED)
+        for ticket in expired:
+            _resolve(self._turns[ticket], EXPIRED)
+        waiting = (ticket.deadline for ticket in self._turns if ticket.state is State.WAITING)
+        self._set_timer(min(waiting, default=inf))
+        self._wake()
+
+    def _resume(self, worker: str) -> None:
+        self._resumes.pop(worker, None)
+        self._limits[worker].resume()
+        self._apply_limit(worker)
+
+    def _apply_limit(self, worker: str) -> None:
+        if self._room.workers[worker].slots != self._limits[worker].limit:
+            self._room.set_worker(worker, slots=self._limits[worker].limit)
+            self._wake()
+
+
+def _resolve(turn: asyncio.Future[Grant | Refusal], result: Grant | Refusal) -> None:
+    if not turn.done():
+        turn.set_result(result)

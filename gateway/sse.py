@@ -1,0 +1,57 @@
+"""Server-sent events: bytes in, the data of complete events out (WHATWG HTML, section 9.2.6).
+
+Only `data` matters here: comments and other fields are dropped, several data lines of one event are joined by a line
+feed. Lines end in LF, CRLF or CR, and an event may be cut anywhere between two TCP chunks.
+"""
+
+from __future__ import annotations
+
+DONE = b"[DONE]"
+_BOM = b"\xef\xbb\xbf"
+
+
+class SseParser:
+    """Feed it chunks in order. Raises ValueError when one event grows beyond `max_event_bytes`."""
+
+    def __init__(self, max_event_bytes: int = 16 * 1024 * 1024) -> None:
+        self._max = max_event_bytes
+        self._tail = b""
+        self._after_cr = False
+        self._started = False
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The data of every event that `chunk` completes."""
+        text = self._tail + self._with_line_feeds(chunk)
+        if not self._started:
+            if len(text) < len(_BOM) and _BOM.startswith(text):
+                self._tail = text
+                return []
+            self._started = True
+            text = text.removeprefix(_BOM)
+        *blocks, self._tail = text.split(b"\n\n")
+        if len(self._tail) > self._max:
+            raise ValueError(f"an event of more than {self._max} bytes")
+        return [data for block in blocks if (data := _data(block)) is not None]
+
+    def _with_line_feeds(self, chunk: bytes) -> bytes:
+        if self._after_cr and chunk:
+            chunk = chunk.removeprefix(b"\n")
+            self._after_cr = False
+        if b"\r" in chunk:
+            self._after_cr = chunk.endswith(b"\r")
+            chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        return chunk
+
+
+def _data(block: bytes) -> bytes | None:
+    if block.startswith(b"data: ") and b"\n" not in block:
+        return block[6:]
+    lines = [line[5:].removeprefix(b" ") for line in block.split(b"\n") if line.startswith(b"data:")]
+    return b"\n".join(lines) if lines else None
+
+
+def frame(data: bytes) -> bytes:
+    """One event as it goes over the wire."""
+    if b"\n" in data:
+        data = data.replace(b"\n", b"\ndata: ")
+    return b"data: " + data + b"\n\n"

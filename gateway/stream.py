@@ -1,0 +1,57 @@
+"""One engine's answer as metered events."""
+
+from __future__ import annotations
+
+from gateway.errors import UpstreamError
+from gateway.meter import Chunk, Meter
+from gateway.sse import DONE, SseParser
+from gateway.upstream import Answer
+
+Event = tuple[Chunk, bytes]
+
+
+class EventStream:
+    """Batches of (parsed chunk, its bytes), one batch per read from the engine; `meter` has counted what came out."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.meter = Meter()
+        self._answer = answer
+        self._parser = SseParser()
+        self._error: UpstreamError | None = None
+        self._ended = False
+
+    async def read(self) -> list[Event]:
+        """The next batch, empty at the end of the stream. Raises UpstreamError when the stream breaks off or holds an
+        error event, after everything that came before it was handed out."""
+        while not self._ended:
+            if self._error is not None:
+                raise self._error
+            data = await self._answer.read()
+            batch = self._parse(data)
+            if not data:
+                self._end()
+            if batch:
+                return batch
+        return []
+
+    def _parse(self, data: bytes) -> list[Event]:
+        batch: list[Event] = []
+        try:
+            for event in self._parser.feed(data):
+                if event == DONE:
+                    self._ended = True
+                    break
+                batch.append((self.meter.read(event), event))
+        except UpstreamError as error:
+            self._error = error
+        except ValueError as error:
+            self._error = UpstreamError("bad_answer", f"the engine sent {error}")
+        if self._error is not None and not batch:
+            raise self._error
+        return batch
+
+    def _end(self) -> None:
+        """The connection ended. Without [DONE] that is well only after every choice has finished."""
+        if not self._ended and not self.meter.complete():
+            raise UpstreamError("closed", "the engine broke off its answer")
+        self._ended = True
