@@ -67,6 +67,7 @@ class Simulation:
     def run(self, progress: Progress | None = None) -> Run:
         """Serve every request. Deterministic."""
         reported = 0
+        self._advance(0.0)
         while len(self._records) < len(self._arrivals):
             self._step()
             if progress and len(self._records) - reported >= 50:

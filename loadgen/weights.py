@@ -25,20 +25,23 @@ def read_weights(path: Path, tenants: Collection[str]) -> dict[str, float]:
         text = path.read_text()
         entries = _from_csv(path, text) if path.suffix == ".csv" else yaml.safe_load(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise LoadgenError(f"weights {path}: cannot be read ({' '.join(str(error).split())})") from None
+        reason = " ".join(str(error).split())
+        raise LoadgenError(f"weights {path}: cannot be read ({reason}); expected a YAML, JSON or CSV file") from None
     if not isinstance(entries, Mapping):
         raise LoadgenError(f"weights {path}: expected a mapping of tenants to weights, like client-1: 2")
     return {str(tenant): _weight(path, str(tenant), value, tenants) for tenant, value in entries.items()}
 
 
 def _from_csv(path: Path, text: str) -> dict[str, str]:
-    rows = [row for row in csv.reader(text.splitlines()) if row]
-    if not rows or [name.strip() for name in rows[0]] != ["tenant", "weight"]:
+    reader = csv.reader(text.splitlines())
+    if [name.strip() for name in next(reader, [])] != ["tenant", "weight"]:
         raise LoadgenError(f"weights {path}, line 1: expected the header tenant,weight")
-    for line, row in enumerate(rows, 1):
+    entries = {}
+    for row in filter(None, reader):
         if len(row) != 2:
-            raise LoadgenError(f"weights {path}, line {line}: {len(row)} columns; expected tenant,weight")
-    return {tenant.strip(): weight for tenant, weight in rows[1:]}
+            raise LoadgenError(f"weights {path}, line {reader.line_num}: {len(row)} columns; expected tenant,weight")
+        entries[row[0].strip()] = row[1]
+    return entries
 
 
 def _weight(path: Path, tenant: str, value: object, tenants: Collection[str]) -> float:

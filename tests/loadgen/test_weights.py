@@ -41,7 +41,7 @@ def test_the_three_forms_say_the_same(tmp_path: Path, name: str, text: str) -> N
         ("w.yaml", "", "expected a mapping"),
         ("w.yaml", "{a: 1", "cannot be read"),
         ("w.csv", "a,1\n", "line 1: expected the header tenant,weight"),
-        ("w.csv", "tenant,weight\na\n", "line 2: 1 columns"),
+        ("w.csv", "tenant,weight\n\na\n", "line 3: 1 columns"),
         ("w.csv", "", "line 1: expected the header"),
     ],
 )
