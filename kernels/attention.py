@@ -1,4 +1,7 @@
-"""Paged attention over the pages of the unified pool, and the write of new keys and values into them."""
+"""Paged attention over the pages of the unified pool, and the write of new keys and values into them.
+
+Dispatch is by device; Triton is imported only where a tensor lies on a CUDA device.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +31,10 @@ def paged_attention(
     require(
         keys.shape[1] == plan.page_tokens, f"pages of {keys.shape[1]} tokens; expected {plan.page_tokens} as planned"
     )
+    if q.is_cuda:
+        from kernels.attention_cuda import paged_attention_cuda
+
+        return paged_attention_cuda(q, keys, values, plan, scale=scale, window=window)
     return paged_attention_cpu(q, keys, values, plan, scale=scale, window=window)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from kernels.errors import require
+from kernels.plan import to_device
 
 T = TypeVar("T")
 
@@ -24,8 +25,6 @@ class AttentionPlan:
     context_lengths  per sequence all keys, the new tokens' included
     deterministic    a token's result then depends on its own sequence up to that token alone, bit for bit
     page_table       int32 [sequences, most pages]: page numbers in order, unused entries 0
-    query_starts     int32 [sequences + 1]: first batch row of each sequence
-    contexts         int32 [sequences]: context_lengths on the device
     new_slots        int64 [tokens]: page * page_tokens + offset where each new token's key and value go
     """
 
@@ -34,8 +33,6 @@ class AttentionPlan:
     context_lengths: tuple[int, ...]
     deterministic: bool
     page_table: Tensor
-    query_starts: Tensor
-    contexts: Tensor
     new_slots: Tensor
     _derived: dict[Hashable, object] = field(default_factory=dict, repr=False, compare=False)
 
@@ -49,6 +46,19 @@ class AttentionPlan:
     def first_rows(self) -> tuple[int, ...]:
         """Per sequence its first row in the batch."""
         return tuple(itertools.accumulate(self.query_lengths[:-1], initial=0))
+
+    def tile_table(self, queries: int) -> Tensor:
+        """int32 [tiles, 4] on the device: (sequence, first row, its position, rows), at most `queries` rows each."""
+        return self.derive(("tile_table", queries), lambda: self._make_tiles(queries))
+
+    def _make_tiles(self, queries: int) -> Tensor:
+        lengths = zip(self.first_rows, self.query_lengths, self.context_lengths, strict=True)
+        tiles = [
+            (sequence, first + start, context - new + start, min(queries, new - start))
+            for sequence, (first, new, context) in enumerate(lengths)
+            for start in range(0, new, queries)
+        ]
+        return to_device(torch.tensor(tiles, dtype=torch.int32).view(-1, 4), self.page_table.device)
 
     @property
     def tokens(self) -> int:
@@ -85,14 +95,11 @@ def plan_attention(
         for pages, new, context in zip(page_tables, query_lengths, context_lengths, strict=True)
         for position in range(context - new, context)
     ]
-    starts = [0, *itertools.accumulate(query_lengths)]
     return AttentionPlan(
         page_tokens=page_tokens,
         query_lengths=tuple(query_lengths),
         context_lengths=tuple(context_lengths),
         deterministic=deterministic,
-        page_table=torch.tensor(table, dtype=torch.int32, device=device).view(len(table), most),
-        query_starts=torch.tensor(starts, dtype=torch.int32, device=device),
-        contexts=torch.tensor(list(context_lengths), dtype=torch.int32, device=device),
-        new_slots=torch.tensor(new_slots, dtype=torch.int64, device=device),
+        page_table=to_device(torch.tensor(table, dtype=torch.int32).view(len(table), most), torch.device(device)),
+        new_slots=to_device(torch.tensor(new_slots, dtype=torch.int64), torch.device(device)),
     )

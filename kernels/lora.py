@@ -1,4 +1,6 @@
-"""The lora ops: shrink (X A), expand (Y += s (X A) B), and both in one call. Dispatch is by device."""
+"""The lora ops: shrink (X A), expand (Y += s (X A) B), and both in one call. Dispatch is by device;
+Triton is imported only where a tensor lies on a CUDA device.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +20,10 @@ def lora_shrink(x: Tensor, weights: LoraWeights, plan: BatchPlan) -> Tensor:
     unspecified; `lora_expand` reads neither. Raises KernelError where shapes do not fit together.
     """
     _check(x, weights.in_width, "x", plan)
+    if x.is_cuda:
+        from kernels.lora_cuda import lora_shrink_cuda
+
+        return lora_shrink_cuda(x, weights, plan)
     return lora_shrink_cpu(x, weights, plan)
 
 
@@ -28,15 +34,24 @@ def lora_expand(out: Tensor, shrunk: Tensor, weights: LoraWeights, plan: BatchPl
     with the same weights and plan. Rows without an adapter are not touched. Raises KernelError.
     """
     _check(out, weights.out_width, "out", plan)
-    lora_expand_cpu(out, shrunk, weights, plan)
+    if out.is_cuda:
+        from kernels.lora_cuda import lora_expand_cuda
+
+        return lora_expand_cuda(out, shrunk, weights, plan)
+    return lora_expand_cpu(out, shrunk, weights, plan)
 
 
 def lora_add(out: Tensor, x: Tensor, weights: LoraWeights, plan: BatchPlan) -> None:
     """out += scale * (X A) B: `lora_shrink` and `lora_expand` in one call, in place. Raises KernelError."""
     _check(x, weights.in_width, "x", plan)
     _check(out, weights.out_width, "out", plan)
-    if plan.segments:
-        lora_add_cpu(out, x, weights, plan)
+    if not plan.segments:
+        return None
+    if out.is_cuda:
+        from kernels.lora_cuda import lora_add_cuda
+
+        return lora_add_cuda(out, x, weights, plan)
+    return lora_add_cpu(out, x, weights, plan)
 
 
 def _check(rows: Tensor, width: int, name: str, plan: BatchPlan) -> None:

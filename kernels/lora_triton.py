@@ -23,13 +23,17 @@ def _page_numbers(pages, first, r, has, pages_per_row, page, PAGED: tl.constexpr
 
 @triton.jit
 def _slice_of(slices, piece, DTYPE: tl.constexpr, ALIGNED: tl.constexpr):
-    """(pointer, row stride, elements per page, width, first output column) of one slice."""
+    """(pointer, row stride, elements per page, width, first output column) of one slice. What the compiler knows to
+    be a multiple of 16 it loads and stores as vectors."""
     entry = slices + 5 * piece
     address, stride = tl.load(entry), tl.load(entry + 1)
-    if ALIGNED:
-        address, stride = tl.multiple_of(address, 16), tl.multiple_of(stride, 8)
+    elements, width = tl.load(entry + 2).to(tl.int32), tl.load(entry + 3).to(tl.int32)
+    column = tl.load(entry + 4).to(tl.int32)
     pointer = address.to(tl.pointer_type(DTYPE))
-    return pointer, stride, tl.load(entry + 2).to(tl.int32), tl.load(entry + 3).to(tl.int32), tl.load(entry + 4)
+    if ALIGNED:
+        pointer, stride, column = tl.multiple_of(pointer, 16), tl.multiple_of(stride, 16), tl.multiple_of(column, 16)
+        elements, width = tl.multiple_of(elements, 16), tl.multiple_of(width, 16)
+    return pointer, stride, elements, width, column
 
 
 @triton.jit

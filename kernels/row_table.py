@@ -13,7 +13,7 @@ from torch import Tensor
 from kernels.errors import require
 from kernels.rows import PagedRows, RankRows
 
-ALIGNMENT = 16  # bytes of one vector load
+ALIGNMENT = 16  # bytes of one vector load; also the elements that widths, strides and pages are multiples of
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class RowTable:
     index    int32 [slices, slots, 3]: first entry in `pages` (dense: first row), rank, first column in the shrunk
     pages    int32: page numbers of all rank rows of all slices; one entry, unused, when dense
     scales   float32 [slices, slots]
-    aligned  every row starts on a vector-load boundary
+    aligned  rows start on a vector-load boundary, and every width is a multiple of ALIGNMENT elements
     """
 
     slices: Tensor
@@ -55,7 +55,7 @@ def row_table(rows: Sequence[RankRows], scales: Sequence[Sequence[float]]) -> Ro
         pages=torch.tensor([page for pages in page_lists for page in pages] or [0], dtype=torch.int32).to(device),
         scales=torch.tensor(scales, dtype=torch.float32).to(device),
         paged=paged,
-        aligned=all(_aligned(part.memory) for part in rows),
+        aligned=all(_aligned(part) for part in rows),
         column_blocks=tuple((math.ceil(part.width / _elements(part)), _elements(part)) for part in rows),
     )
 
@@ -89,6 +89,6 @@ def _starts(rows: RankRows, entries: int) -> list[int]:
     return list(itertools.accumulate((len(pages) for pages in rows.pages[:-1]), initial=entries))
 
 
-def _aligned(memory: Tensor) -> bool:
-    row_bytes = memory.stride(0) * memory.element_size()
-    return memory.data_ptr() % ALIGNMENT == 0 and row_bytes % ALIGNMENT == 0
+def _aligned(rows: RankRows) -> bool:
+    numbers = (rows.memory.data_ptr(), rows.memory.stride(0), _elements(rows), rows.width)
+    return all(number % ALIGNMENT == 0 for number in numbers)
