@@ -5,7 +5,8 @@ from fairness.limiter import SlidingWindow
 from fairness.policies import Policy, parse_policy
 from fairness.predict import Ewma, MaxTokens, NoPrediction, Predictor
 from fairness.room import Capacity, Room, Worker, WorkerRoom
-from fairness.scheduler import MILLI, Scheduler, Snapshot, TenantState
+from fairness.scheduler import Scheduler, Snapshot, TenantState
+from fairness.shares import MILLI
 from fairness.ticket import Grant, LawError, Refusal, State, Ticket
 
 __all__ = [

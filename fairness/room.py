@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from enum import Enum
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from fairness.ticket import LawError, Ticket
 
@@ -40,6 +41,27 @@ class Room(Protocol):
 
     def check_integrity(self, in_flight: Iterable[Ticket]) -> None:
         """Raises LawError unless exactly what the tickets in flight hold is reserved."""
+
+
+class Obstacle(Enum):
+    """What keeps a ticket from being placed now."""
+
+    NONE = "none"
+    ROOM = "room"  # running slots or KV tokens
+    ADAPTER = "adapter"  # an adapter slot, and nothing else
+
+
+@runtime_checkable
+class Residency(Protocol):
+    """What a room that knows which adapters (or prefixes) its workers hold tells besides."""
+
+    def resident(self, ticket: Ticket) -> bool:
+        """A worker that holds what the ticket needs could take it, or it needs nothing."""
+
+    def obstacle(self, ticket: Ticket) -> Obstacle: ...
+
+    def hold(self, ticket: Ticket) -> None:
+        """Keep the next adapter slot that frees for this ticket's adapter."""
 
 
 @dataclass(slots=True)

@@ -39,42 +39,24 @@ found stale, and moved, when it reaches the top.
 from __future__ import annotations
 
 import heapq
-from collections import OrderedDict, deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from itertools import count
 from math import inf
 from typing import NamedTuple
 
+from fairness.auditor import Auditor
 from fairness.cost import CostFunction
+from fairness.exposure import Exposure
+from fairness.forest import Forest
+from fairness.integrity import check_forest
+from fairness.objective import Objective
 from fairness.policies.base import Policy
 from fairness.predict import NoPrediction, Predictor
-from fairness.room import Capacity, Room
+from fairness.room import Capacity, Obstacle, Residency, Room
+from fairness.shares import MILLI, Account, Group, Share, Tenant
 from fairness.ticket import Grant, LawError, Refusal, State, Ticket
 
-MILLI = 1000  # counter units in one unit of service at weight 1
-
-Entry = tuple[int, int, "Tenant"]  # (counter, sequence of the head, tenant): the order of tenants that wait
-
-
-@dataclass(slots=True, eq=False)
-class Tenant:
-    """One tenant's queue and counter. Exists only while it has work or its counter still matters."""
-
-    id: str
-    weight: float
-    counter: int = 0
-    base: int = 0  # counter without the charges of what runs now: lifts + charges of what has ended
-    queue: deque[Ticket] = field(default_factory=deque)
-    waiting: int = 0  # tickets in `queue` that still wait; cancelled ones are dropped lazily
-    running: dict[Ticket, None] = field(default_factory=dict)
-    entry: Entry | None = None
-    overrun: int = 0  # output tokens beyond their reservation since this tenant's last turn
-
-    def head(self) -> Ticket:
-        while self.queue[0].state is not State.WAITING:
-            self.queue.popleft()
-        return self.queue[0]
+REACH = 32  # members of a group that a policy with slack looks at, so that a pick stays O(log n)
 
 
 class TenantState(NamedTuple):
@@ -85,7 +67,8 @@ class TenantState(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """What a pool looks like now. Counters and `lift_target` in service units / weight."""
+    """What a pool looks like now. Counters and `lift_target` in service units / weight. `groups` are the inner nodes
+    of the tree of shares; a counter compares with those of its own siblings only."""
 
     policy: str
     waiting: int
@@ -95,13 +78,16 @@ class Snapshot(NamedTuple):
     gap: float
     bound: float
     capacity: Capacity
+    groups: dict[str, TenantState]
 
 
 class Scheduler:
     """The queue of one pool: `submit` tickets, `pick` until it returns None, report with `charge` and `finish`.
 
-    `weights` are those of tenants that differ from `default_weight`. `max_waiting` bounds the whole queue,
-    `max_waiting_per_tenant` each tenant's (and `tenant_bounds` a named tenant's own).
+    `weights` are those of tenants and groups that differ from `default_weight`. `max_waiting` bounds the whole queue,
+    `max_waiting_per_tenant` each tenant's (and `tenant_bounds` a named tenant's own). `adapter_load` is the service
+    charged when a dispatch brings an adapter into its worker (a room with `Residency` knows). `auditor` follows the
+    counters and raises the alarm when they pass the bound; `objective` turns away what cannot start in time.
     Raises ValueError for a weight that is not positive, LawError when a ticket is used against the protocol.
     """
 
@@ -117,32 +103,28 @@ class Scheduler:
         max_waiting: float = inf,
         max_waiting_per_tenant: float = inf,
         tenant_bounds: Mapping[str, int] | None = None,
+        adapter_load: float = 0.0,
+        auditor: Auditor | None = None,
+        objective: Objective | None = None,
     ) -> None:
         self.policy = policy
         self.cost = cost
         self.room = room
         self.predictor = predictor or NoPrediction()
-        self._weights = dict(weights or {})
-        self._default_weight = default_weight
-        for weight in (default_weight, *self._weights.values()):
-            _check_weight(weight)
-        self._least_weight = min((default_weight, *self._weights.values()))
+        self.auditor = auditor
+        self.objective = objective
+        self._forest = Forest(policy, weights or {}, default_weight)
         self._max_waiting = max_waiting
         self._max_waiting_per_tenant = max_waiting_per_tenant
         self._tenant_bounds = dict(tenant_bounds or {})
+        self._adapter_load = adapter_load
+        self._residency = room if isinstance(room, Residency) else None
 
-        self._tenants: dict[str, Tenant] = {}
-        self._order: list[Entry] = []
-        self._idle: list[tuple[int, int, Tenant]] = []
         self._deadlines: list[tuple[float, int, Ticket]] = []
         self._seq = count()
-        self._waiting = 0
-        self._tenants_waiting = 0
-        self._in_flight: OrderedDict[Ticket, int] = OrderedDict()  # in dispatch order -> dispatch number
-        self._last_ended: tuple[int, Tenant | None] = (-1, None)  # the latest dispatch among tickets that ended
         self._dispatches = count()
-        self._floor = 0  # the lift target; never decreases
-        self._overrun = 0
+        self._exposure = Exposure()
+        self._owing: list[Group] = []  # groups with a requeued member that is behind the level of the others
 
     # -- the queue ---------------------------------------------------------------------------------------------
 
@@ -150,34 +132,33 @@ class Scheduler:
         """Queue a new ticket, or say why not. `now` in seconds on the caller's clock."""
         self._expect(ticket, State.NEW)
         refusal = self._refuse(ticket) or self.policy.admit(ticket, now)
+        if refusal is None and self.objective is not None:
+            refusal = self.objective.admit(ticket, now, self._forest.ahead(ticket))
         if refusal is not None:
             return refusal
-        tenant = self._tenants.get(ticket.tenant)
-        if tenant is None:
-            tenant = Tenant(ticket.tenant, self.weight(ticket.tenant))
-            self._tenants[ticket.tenant] = tenant
-        if not tenant.waiting:
-            self._lift(tenant)
         ticket.seq = next(self._seq)
-        self._enqueue(tenant, ticket)
-        self._forget()
+        self._enqueue(self._forest.tenant(ticket), ticket, new=True)
         return None
 
-    def pick(self) -> Grant | None:
+    def pick(self, now: float | None = None) -> Grant | None:
         """The next turn: reserves its room and charges its input in the same step. None: nobody waits, or the
-        head does not fit (then nothing else may pass)."""
-        tenant = self._least()
-        if tenant is None:
+        head does not fit (then nothing else may pass). An objective learns the drain rate from `now`, in seconds."""
+        root = self._forest.class_in_turn()
+        tenant = self._in_turn(root) if root is not None else None
+        if root is None or tenant is None:
             return None
         ticket = tenant.head()
         ticket.predicted = self._predict(ticket)
+        loads = self._residency is not None and not self._residency.resident(ticket)
         worker = self.room.place(ticket)
         if worker is None:
             return None
         ticket.worker = worker
-        tenant.queue.popleft()
-        self._dequeue(tenant, ticket, State.RUNNING)
+        ticket.load = self._adapter_load if loads else 0.0
+        self._forest.pass_over(root)
         self._dispatch(tenant, ticket)
+        if self.objective is not None and now is not None:
+            self.objective.dispatched(ticket, now, root.waiting)
         return Grant(ticket, worker)
 
     def expire(self, now: float) -> list[Ticket]:
@@ -198,28 +179,31 @@ class Scheduler:
 
     # -- reports of what runs ----------------------------------------------------------------------------------
 
-    def charge(self, ticket: Ticket, produced: int) -> None:
+    def charge(self, ticket: Ticket, produced: int, now: float | None = None) -> None:
         """`produced` output tokens have been seen so far: a total, so a repeated or late report charges nothing."""
-        self._expect(ticket, State.RUNNING)
-        if produced <= ticket.produced:
+        if ticket.state is not State.RUNNING:
+            self._expect(ticket, State.RUNNING)
+        before = ticket.produced
+        if produced <= before:
             return
-        beyond = produced - max(ticket.predicted, ticket.produced)
         ticket.produced = produced
+        beyond = produced - (before if before > ticket.predicted else ticket.predicted)
         if beyond > 0:
-            tenant = self._tenants[ticket.tenant]
-            tenant.overrun += self.room.grow(ticket, beyond)
-            self._overrun = max(self._overrun, tenant.overrun)
-            self._settle(tenant, ticket, produced)
+            self._grow(ticket, beyond)
+            self._settle(ticket, produced)
+        if before == 0 and self.objective is not None and now is not None:
+            self.objective.started(ticket, now)
 
     def correct(self, ticket: Ticket, input_tokens: int, cached_tokens: int = 0) -> None:
         """The engine counted the input: `input_tokens` in all, `cached_tokens` of them from its prefix cache."""
         self._expect(ticket, State.RUNNING)
-        tenant = self._tenants[ticket.tenant]
-        tenant.overrun += self.room.grow(ticket, input_tokens - ticket.input_tokens)
-        self._overrun = max(self._overrun, tenant.overrun)
+        cached_tokens = min(cached_tokens, input_tokens)
+        if input_tokens < ticket.input_tokens or cached_tokens > ticket.cached_tokens:
+            self._exposure.refunded_input()
+        self._grow(ticket, input_tokens - ticket.input_tokens)
         ticket.input_tokens = input_tokens
-        ticket.cached_tokens = min(cached_tokens, input_tokens)
-        self._settle(tenant, ticket, max(ticket.predicted, ticket.produced))
+        ticket.cached_tokens = cached_tokens
+        self._settle(ticket, max(ticket.predicted, ticket.produced))
 
     def finish(self, ticket: Ticket) -> None:
         """The ticket ended by itself: refund what was predicted and not produced, give back its room."""
@@ -233,93 +217,82 @@ class Scheduler:
             self._end(ticket, State.CANCELLED)
             return
         self._expect(ticket, State.WAITING)
-        tenant = self._tenants[ticket.tenant]
-        self._dequeue(tenant, ticket, State.CANCELLED)
-        if len(tenant.queue) > 2 * tenant.waiting + 8:
-            tenant.queue = deque(t for t in tenant.queue if t.state is State.WAITING)
-        self._rest(tenant)
+        ticket.state = State.CANCELLED
+        tenant = self._forest.tenant(ticket)
+        share: Share = tenant
+        while (group := share.group) is not None:
+            self._leave_queue(share, group)
+            group.rest(share)
+            share = group
+        share.waiting -= 1
+        tenant.tidy()
 
     def requeue(self, ticket: Ticket) -> None:
         """Undo the dispatch of a ticket whose engine did not serve it: as if it had never left the queue."""
         self._expect(ticket, State.RUNNING)
-        tenant = self._tenants[ticket.tenant]
+        self._exposure.ended(ticket)
         self.room.release(ticket)
-        del tenant.running[ticket]
-        del self._in_flight[ticket]
-        tenant.counter -= ticket.charged
-        ticket.charged = ticket.produced = ticket.predicted = ticket.cached_tokens = 0
-        ticket.worker = ""
-        self._enqueue(tenant, ticket)
+        if self.objective is not None:
+            self.objective.ended(ticket)
+        for account in ticket.accounts:
+            self._undo(account, ticket)
+        del self._forest.root(ticket).running[ticket]
+        ticket.produced = ticket.predicted = ticket.cached_tokens = 0
+        ticket.worker, ticket.load, ticket.accounts = "", 0.0, ()
+        self._enqueue(self._forest.tenant(ticket), ticket, new=False)
 
     # -- weights and inspection --------------------------------------------------------------------------------
 
-    def weight(self, tenant_id: str) -> float:
-        return self._weights.get(tenant_id, self._default_weight)
+    def weight(self, path: str) -> float:
+        return self._forest.weight(path)
 
-    def set_weight(self, tenant_id: str, weight: float) -> None:
-        """From now on: what has been charged stays, and a refund goes back at the weight it was charged at."""
-        _check_weight(weight)
-        self._weights[tenant_id] = weight
-        self._least_weight = min(self._least_weight, weight)
-        tenant = self._tenants.get(tenant_id)
-        if tenant is None:
-            return
-        tenant.weight = weight
-        for ticket in tenant.running:
-            ticket.prices.append((self._service(ticket, max(ticket.predicted, ticket.produced)), weight))
+    def set_weight(self, path: str, weight: float) -> None:
+        """The weight of a tenant or a group from now on: what has been charged stays, and a refund goes back at the
+        weight it was charged at. Raises ValueError for a weight that is not positive."""
+        for share in self._forest.set_weight(path, weight):
+            self._reweigh(share, weight)
 
     def bound(self) -> float:
-        """U / min w: the most that the counters of two tenants that wait can differ, in service units / weight."""
-        capacity = self.room.capacity()
-        tokens = capacity.tokens + self._overrun
-        return self.cost.most_rise(tokens, capacity.largest, capacity.largest) / self._least_weight
+        """The most that the counters of two siblings that wait can differ, in service units / weight: U / min w, and
+        what the policy allows, and what a requeued ticket missed while its engine held it."""
+        rise = self._exposure.rise(self.cost, self.room.capacity())
+        return rise / self._forest.least_weight + self.policy.allowance + self._owed() / MILLI
 
     def gap(self) -> float:
-        """max c - min c over the tenants that wait now, in service units / weight. O(n): for tests and snapshots."""
-        counters = [tenant.counter for tenant in self._tenants.values() if tenant.waiting]
-        return (max(counters) - min(counters)) / MILLI if counters else 0.0
+        """The largest max c - min c over siblings that wait now, in service units / weight. O(n): for tests and
+        snapshots; an auditor knows it without."""
+        return max((_spread(group) for group in self._forest.groups()), default=0) / MILLI
 
     def queue_length(self, tenant_id: str | None = None) -> int:
         if tenant_id is None:
-            return self._waiting
-        tenant = self._tenants.get(tenant_id)
-        return tenant.waiting if tenant else 0
+            return self._forest.waiting()
+        found = (self._forest.find(root, tenant_id) for root in self._forest.roots())
+        return sum(share.waiting for share in found if share is not None)
 
     def snapshot(self) -> Snapshot:
-        tenants = {
-            tenant.id: TenantState(tenant.counter / MILLI, tenant.weight, tenant.waiting, len(tenant.running))
-            for tenant in self._tenants.values()
-        }
+        shares = list(self._forest.shares())
+        roots = self._forest.roots()
         return Snapshot(
             self.policy.name,
-            self._waiting,
-            len(self._in_flight),
-            tenants,
-            self._floor / MILLI,
+            self.queue_length(),
+            sum(len(root.running) for root in roots),
+            {share.path: _state(share) for share in shares if isinstance(share, Tenant)},
+            max((root.floor for root in roots), default=0) / MILLI,
             self.gap(),
             self.bound(),
             self.room.capacity(),
+            {share.path: _state(share) for share in shares if isinstance(share, Group)},
         )
 
     def check_integrity(self) -> None:
         """Recompute the conservation laws from the tickets. Raises LawError that says which one is broken."""
-        for tenant in self._tenants.values():
-            charged = sum(ticket.charged for ticket in tenant.running)
-            _hold(tenant.counter == tenant.base + charged, f"{tenant.id}: counter is not lifts plus charges")
-            waiting = sum(ticket.state is State.WAITING for ticket in tenant.queue)
-            _hold(tenant.waiting == waiting, f"{tenant.id}: waiting is not the number of tickets that wait")
-            _hold((tenant.entry is not None) == bool(waiting), f"{tenant.id}: its place in the order is wrong")
-            for ticket in tenant.running:
-                due = _price(ticket, self._service(ticket, max(ticket.predicted, ticket.produced)))
-                _hold(ticket.charged == due, f"{ticket.id}: charged {ticket.charged}, due {due}")
-        _hold(self._waiting == sum(t.waiting for t in self._tenants.values()), "the pool's queue length is wrong")
-        _hold(len(self._in_flight) == sum(len(t.running) for t in self._tenants.values()), "in flight is wrong")
-        self.room.check_integrity(self._in_flight)
-        live = [entry for entry in self._order if entry[2].entry is entry]
-        _hold(all(entry[:2] <= (entry[2].counter, entry[2].head().seq) for entry in live), "a key is ahead of itself")
-        _hold(len(live) == self._tenants_waiting, "a tenant that waits is missing from the order")
+        in_flight = check_forest(self._forest, self.policy, self.cost)
+        self.room.check_integrity(in_flight)
+        held = sum(ticket.input_tokens + max(ticket.predicted, ticket.produced) for ticket in in_flight)
+        if self._exposure.held != held:
+            raise LawError(f"{self._exposure.held} tokens are said to be in flight, {held} are")
 
-    # -- inside ------------------------------------------------------------------------------------------------
+    # -- inside: the queue -------------------------------------------------------------------------------------
 
     def _refuse(self, ticket: Ticket) -> Refusal | None:
         largest = self.room.capacity().largest
@@ -329,156 +302,197 @@ class Scheduler:
                 f"the input of {ticket.input_tokens} tokens and one output token exceed the {largest} tokens "
                 "of the largest worker",
             )
-        if self._waiting >= self._max_waiting:
-            return Refusal("pool_queue_full", f"the queue is full ({self._waiting} requests wait)")
-        waiting = self.queue_length(ticket.tenant)
-        if waiting >= self._tenant_bounds.get(ticket.tenant, self._max_waiting_per_tenant):
-            return Refusal("tenant_queue_full", f"tenant {ticket.tenant} has {waiting} requests waiting, its limit")
+        if self._max_waiting != inf and (length := self.queue_length()) >= self._max_waiting:
+            return Refusal("pool_queue_full", f"the queue is full ({length} requests wait)")
+        limit = self._tenant_bounds.get(ticket.tenant, self._max_waiting_per_tenant)
+        if limit != inf and (length := self.queue_length(ticket.tenant)) >= limit:
+            return Refusal("tenant_queue_full", f"tenant {ticket.tenant} has {length} requests waiting, its limit")
         return None
 
     def _predict(self, ticket: Ticket) -> int:
         room_left = self.room.capacity().largest - ticket.input_tokens
         return max(0, min(self.predictor.predict(ticket), ticket.max_tokens, room_left))
 
-    def _lift(self, tenant: Tenant) -> None:
-        if not self.policy.lifts:
-            return
-        least = self._least()
-        level = least or self._last_left()
-        if level is not None and level.counter > self._floor:
-            self._floor = level.counter
-        if tenant.counter < self._floor:
-            tenant.base += self._floor - tenant.counter
-            tenant.counter = self._floor
-
-    def _last_left(self) -> Tenant | None:
-        """The tenant whose request left the queue last, requeued ones aside."""
-        number, tenant = self._last_ended
-        if self._in_flight:
-            ticket = next(reversed(self._in_flight))
-            if self._in_flight[ticket] > number:
-                return self._tenants[ticket.tenant]
-        return tenant
-
-    def _enqueue(self, tenant: Tenant, ticket: Ticket) -> None:
+    def _enqueue(self, tenant: Tenant, ticket: Ticket, *, new: bool) -> None:
         ticket.state = State.WAITING
         if ticket.deadline != inf:
-            heapq.heappush(self._deadlines, (ticket.deadline, ticket.seq, ticket))
-        if tenant.queue and tenant.queue[-1].seq > ticket.seq:
-            place = next(i for i, other in enumerate(tenant.queue) if other.seq > ticket.seq)
-            tenant.queue.insert(place, ticket)
-        else:
-            tenant.queue.append(ticket)
-        tenant.waiting += 1
-        self._waiting += 1
-        if tenant.waiting == 1:
-            self._tenants_waiting += 1
-        self._reorder(tenant)
+            self._push_deadline(ticket)
+        tenant.insert(ticket)
+        share: Share = tenant
+        while (group := share.group) is not None:
+            if not share.waiting:
+                self._begin_waiting(share, group, new)
+            share.waiting += 1
+            group.reorder(share)
+            share = group
+        share.waiting += 1
 
-    def _dequeue(self, tenant: Tenant, ticket: Ticket, state: State) -> None:
-        ticket.state = state
-        tenant.waiting -= 1
-        self._waiting -= 1
-        if not tenant.waiting:
-            self._tenants_waiting -= 1
-            tenant.entry = None
-            tenant.queue.clear()
+    def _begin_waiting(self, share: Share, group: Group, new: bool) -> None:
+        if new and isinstance(share, Group):
+            share.turn = next(self._seq)
+        if new and self.policy.lifts:
+            group.lift(share)
+        group.members_waiting += 1
+        if self.auditor is not None:
+            share.watch = self.auditor.joined(group.path, share.path, share.counter)
+
+    def _leave_queue(self, share: Share, group: Group) -> None:
+        share.waiting -= 1
+        if share.waiting:
+            return
+        group.members_waiting -= 1
+        share.entry = None
+        if self.auditor is not None and share.watch is not None:
+            self.auditor.left(share.watch)
+            share.watch = None
+
+    def _push_deadline(self, ticket: Ticket) -> None:
+        heapq.heappush(self._deadlines, (ticket.deadline, ticket.seq, ticket))
+        if len(self._deadlines) > 2 * self._forest.waiting() + 64:
+            self._deadlines = [entry for entry in self._deadlines if entry[2].state is State.WAITING]
+            heapq.heapify(self._deadlines)
+
+    # -- inside: turns -----------------------------------------------------------------------------------------
+
+    def _in_turn(self, root: Group) -> Tenant | None:
+        first = root.first()
+        if first is None or self._residency is None or not self.policy.slack:
+            return first
+        return self._resident_or_first(self._residency, root, first)
+
+    def _resident_or_first(self, residency: Residency, root: Group, first: Tenant) -> Tenant | None:
+        """Within the slack, one whose adapter is already there; others pass `first` only where it lacks no more
+        than an adapter slot, and then the next slot that frees is held for it."""
+        obstacle = self._obstacle(residency, first.head())
+        if obstacle is Obstacle.ROOM:
+            return None
+        if obstacle is Obstacle.ADAPTER:
+            residency.hold(first.head())
+        for tenant in root.near(round(self.policy.slack * MILLI), REACH):
+            head = tenant.head()
+            if self._obstacle(residency, head) is Obstacle.NONE and residency.resident(head):
+                return tenant
+        return first if obstacle is Obstacle.NONE else None
+
+    def _obstacle(self, residency: Residency, ticket: Ticket) -> Obstacle:
+        ticket.predicted = self._predict(ticket)
+        return residency.obstacle(ticket)
 
     def _dispatch(self, tenant: Tenant, ticket: Ticket) -> None:
-        tenant.running[ticket] = None
-        tenant.overrun = 0
-        self._in_flight[ticket] = next(self._dispatches)
-        ticket.prices = [(0.0, tenant.weight)]
-        self._settle(tenant, ticket, ticket.predicted)
+        tenant.queue.popleft()
+        ticket.state = State.RUNNING
+        number = next(self._dispatches)
+        accounts = []
+        share: Share = tenant
+        while (group := share.group) is not None:
+            accounts.append(Account(share, 0, [(0.0, share.weight)]))
+            if isinstance(share, Group):
+                accounts[-1].turn = share.turn
+                share.turn = next(self._seq)
+            group.level = max(group.level, share.counter)
+            share.running[ticket] = number
+            share.overrun = 0
+            self._leave_queue(share, group)
+            share = group
+        share.running[ticket] = number
+        share.waiting -= 1
+        ticket.accounts = tuple(accounts)
+        self._exposure.dispatched(ticket, self.room.capacity())
+        if self.auditor is not None:
+            self.auditor.set_bound(self.bound(), len(share.running))
+        self._settle(ticket, ticket.predicted)
 
-    def _service(self, ticket: Ticket, produced: int) -> float:
-        return self.policy.measure(self.cost, ticket.input_tokens, produced, ticket.cached_tokens)
+    def _undo(self, account: Account, ticket: Ticket) -> None:
+        share = account.share
+        group = _group(share)
+        del share.running[ticket]
+        self._move(share, -account.charged)
+        if isinstance(share, Group):
+            share.turn = account.turn if not share.waiting else min(share.turn, account.turn)
+        if share.waiting:
+            group.reorder(share)
+        if share.counter < group.level:
+            group.owed = group.level
+            if group not in self._owing:
+                self._owing.append(group)
 
-    def _settle(self, tenant: Tenant, ticket: Ticket, produced: int) -> None:
-        """Charge or refund the difference between what the ticket owes and what it has been charged."""
-        due = _price(ticket, self._service(ticket, produced))
-        rise = due - ticket.charged
-        ticket.charged = due
-        tenant.counter += rise
-        if rise < 0 and tenant.waiting:
-            self._reorder(tenant)
+    def _owed(self) -> int:
+        """How far the least sibling that waits is behind the level which the others had reached when a ticket was
+        requeued below it: until it has been served up to there, the gap may be larger by that much."""
+        most = 0
+        for group in list(self._owing):
+            least = group.least()
+            if least is None:
+                continue
+            if least.counter >= group.owed:
+                self._owing.remove(group)
+            most = max(most, group.owed - least.counter)
+        return most
+
+    # -- inside: charges ---------------------------------------------------------------------------------------
+
+    def _grow(self, ticket: Ticket, tokens: int) -> None:
+        unreserved = self.room.grow(ticket, tokens)
+        self._exposure.grew(tokens)
+        if unreserved > 0:
+            for account in ticket.accounts:
+                account.share.overrun += unreserved
+                self._exposure.overran(account.share.overrun)
+
+    def _settle(self, ticket: Ticket, produced: int) -> None:
+        """Charge or refund, at every level, the difference between what the ticket owes and what it was charged."""
+        service = self.policy.measure(self.cost, ticket, produced)
+        for account in ticket.accounts:
+            due = account.due(service)
+            rise = due - account.charged
+            account.charged = due
+            self._move(account.share, rise)
+            if rise < 0 and account.share.waiting:
+                _group(account.share).reorder(account.share)
+
+    def _move(self, share: Share, rise: int) -> None:
+        share.counter += rise
+        if self.auditor is not None and share.watch is not None:
+            self.auditor.moved(share.watch, rise)
 
     def _end(self, ticket: Ticket, state: State) -> None:
-        tenant = self._tenants[ticket.tenant]
-        self._settle(tenant, ticket, ticket.produced)
+        self._settle(ticket, ticket.produced)
+        self._exposure.ended(ticket)
         self.room.release(ticket)
-        del tenant.running[ticket]
-        tenant.base += ticket.charged
-        number = self._in_flight.pop(ticket)
-        if number > self._last_ended[0]:
-            self._last_ended = (number, tenant)
         ticket.state = state
-        self._rest(tenant)
+        if self.objective is not None:
+            self.objective.ended(ticket)
+        root = self._forest.root(ticket)
+        number = root.running.pop(ticket)
+        for account in ticket.accounts:
+            share = account.share
+            group = _group(share)
+            del share.running[ticket]
+            share.base += account.charged
+            if number > group.last_ended[0]:
+                group.last_ended = (number, share)
+            group.rest(share)
 
-    def _rest(self, tenant: Tenant) -> None:
-        """A tenant without work is forgotten as soon as its counter is not above the lift target."""
-        if tenant.waiting or tenant.running:
-            return
-        if tenant.counter <= self._floor:
-            self._tenants.pop(tenant.id, None)
-        else:
-            heapq.heappush(self._idle, (tenant.counter, next(self._seq), tenant))
-
-    def _forget(self) -> None:
-        while self._idle and self._idle[0][0] <= self._floor:
-            tenant = heapq.heappop(self._idle)[2]
-            gone = not tenant.waiting and not tenant.running and tenant.counter <= self._floor
-            if gone and self._tenants.get(tenant.id) is tenant:
-                del self._tenants[tenant.id]
-
-    def _least(self) -> Tenant | None:
-        """The tenant whose turn it is: moves stale keys down until the top one is true."""
-        order = self._order
-        while order:
-            entry = order[0]
-            tenant = entry[2]
-            if tenant.entry is not entry:
-                heapq.heappop(order)
-                continue
-            seq = tenant.head().seq
-            if entry[0] == tenant.counter and entry[1] == seq:
-                return tenant
-            tenant.entry = (tenant.counter, seq, tenant)
-            heapq.heapreplace(order, tenant.entry)
-        return None
-
-    def _reorder(self, tenant: Tenant) -> None:
-        """Give a tenant that waits a new place when its key may have fallen; a key that rose is moved later."""
-        key = (tenant.counter, tenant.head().seq)
-        if tenant.entry is not None and tenant.entry[:2] <= key:
-            return
-        tenant.entry = (*key, tenant)
-        heapq.heappush(self._order, tenant.entry)
-        if len(self._order) > 2 * self._tenants_waiting + 64:
-            self._order = [entry for entry in self._order if entry[2].entry is entry]
-            heapq.heapify(self._order)
+    def _reweigh(self, share: Share, weight: float) -> None:
+        share.weight = weight
+        for ticket in share.running:
+            service = self.policy.measure(self.cost, ticket, max(ticket.predicted, ticket.produced))
+            next(account for account in ticket.accounts if account.share is share).prices.append((service, weight))
 
     def _expect(self, ticket: Ticket, state: State) -> None:
         if ticket.state is not state:
             raise LawError(f"ticket {ticket.id} is {ticket.state.value}; expected {state.value}")
 
 
-def _price(ticket: Ticket, service: float) -> int:
-    """Counter units for `service` measured units: each part at the weight that was in force when it was reached."""
-    prices = ticket.prices
-    if len(prices) == 1:
-        return int(service * MILLI / prices[0][1] + 0.5)
-    total = 0.0
-    for (start, weight), (end, _) in zip(prices, [*prices[1:], (inf, 0.0)], strict=True):
-        total += max(0.0, min(service, end) - start) / weight
-    return int(total * MILLI + 0.5)
+def _group(share: Share) -> Group:
+    assert share.group is not None, "a root is never charged"
+    return share.group
 
 
-def _check_weight(weight: float) -> None:
-    if not 0 < weight < inf:
-        raise ValueError(f"weight {weight!r}: expected a finite number above 0")
+def _spread(group: Group) -> int:
+    counters = [member.counter for member in group.members.values() if member.waiting]
+    return max(counters) - min(counters) if counters else 0
 
 
-def _hold(condition: bool, broken: str) -> None:
-    if not condition:
-        raise LawError(broken)
+def _state(share: Share) -> TenantState:
+    return TenantState(share.counter / MILLI, share.weight, share.waiting, len(share.running))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from math import inf
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from fairness.shares import Account
 
 
 class State(Enum):
@@ -22,9 +25,10 @@ class State(Enum):
 class Ticket:
     """One request. The caller fills in the first block; the scheduler alone writes the second.
 
-    `input_tokens` may be an estimate: `Scheduler.correct` replaces it by what the engine counted.
-    `max_tokens` is the most output the request may produce. `deadline` is the moment, on the caller's
-    clock, after which a ticket that still waits is expired. `avoid` names workers that must not get it.
+    `tenant` is a name, or a path in a tree of shares (`acme/search/alice`). `input_tokens` may be an estimate:
+    `Scheduler.correct` replaces it by what the engine counted. `max_tokens` is the most output the request may
+    produce. `deadline` is the moment, on the caller's clock, after which a ticket that still waits is expired.
+    `avoid` names workers that must not get it. `priority` is its class where the policy has classes, 0 the first.
     """
 
     id: str
@@ -34,6 +38,7 @@ class Ticket:
     deadline: float = inf
     adapter: str = ""
     avoid: frozenset[str] = frozenset()
+    priority: int = 0
 
     state: State = State.NEW
     seq: int = -1
@@ -42,10 +47,13 @@ class Ticket:
     cached_tokens: int = 0
     produced: int = 0
     reserved: int = 0
-    charged: int = 0
-    # (service already measured, weight it is priced at from there on), oldest first: one entry unless the
-    # tenant's weight changed while the ticket ran.
-    prices: list[tuple[float, float]] = field(default_factory=list)
+    load: float = 0.0  # service charged for bringing its adapter in
+    accounts: tuple[Account, ...] = ()  # one for each level of the tree, the tenant's own first; empty until it runs
+
+    @property
+    def charged(self) -> int:
+        """What the tenant's own counter has been charged for this ticket, in thousandths of service / weight."""
+        return self.accounts[0].charged if self.accounts else 0
 
 
 class Grant(NamedTuple):

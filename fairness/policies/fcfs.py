@@ -1,14 +1,11 @@
-"""First come, first served: nothing moves a counter, so every pick is a tie and the oldest head wins."""
+"""First come, first served: whatever has been received counts as equal, so the oldest head always goes first."""
 
 from __future__ import annotations
 
-from fairness.cost import CostFunction
 from fairness.policies.base import Policy
 
 
 class Fcfs(Policy):
     name = "fcfs"
-    lifts = False
-
-    def measure(self, cost: CostFunction, n_in: int, n_out: int, cached: int) -> float:
-        return 0.0
+    tree = False
+    quantum = 2**53  # above every counter

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from fairness.cost import CostFunction
 from fairness.policies.base import Policy
+from fairness.ticket import Ticket
 
 
 class RoundRobin(Policy):
     name = "rr"
 
-    def measure(self, cost: CostFunction, n_in: int, n_out: int, cached: int) -> float:
+    def measure(self, cost: CostFunction, ticket: Ticket, produced: int) -> float:
         return 1.0

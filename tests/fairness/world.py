@@ -33,7 +33,7 @@ from .reference import Reference
 Op = tuple[str, int, int]
 
 KINDS = ("submit", "fill", "pick", "pick_all", "charge", "run", "finish", "cancel", "requeue", "correct", "expire")
-UNUSUAL = ("weight",)
+UNUSUAL = ("weight", "resize", "health")
 TENANTS = ("a", "b", "c", "d")
 
 COSTS: tuple[CostFunction, ...] = (
@@ -278,7 +278,7 @@ class World:
     def _check_bound(self) -> None:
         gap, bound = self.scheduler.gap(), self.scheduler.bound()
         assert gap <= bound + self.rounding(), f"the counters are {gap} apart, the bound is {bound}"
-        self.widest = max(self.widest, gap / bound)
+        self.widest = max(self.widest, gap / bound if gap else 0.0)
 
     def _check_pairs(self) -> None:
         bound = self.scheduler.bound()

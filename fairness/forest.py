@@ -1,0 +1,129 @@
+"""All tenants of a pool: a tree of shares for each priority class, and whose class has the turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from math import inf
+from typing import cast
+
+from fairness.policies.base import Policy
+from fairness.shares import Group, Share, Tenant
+from fairness.ticket import Ticket
+
+
+class Forest:
+    """`weights` by path (a tenant's id, or that of a group) where they differ from `default_weight`.
+
+    Raises ValueError for a weight that is not a finite number above 0.
+    """
+
+    def __init__(self, policy: Policy, weights: Mapping[str, float], default_weight: float) -> None:
+        self._policy = policy
+        self._weights = dict(weights)
+        self._default_weight = default_weight
+        for weight in (default_weight, *self._weights.values()):
+            _check_weight(weight)
+        self.least_weight = min((default_weight, *self._weights.values()))
+        self._classes: dict[int, Group] = {}
+
+    # -- weights -----------------------------------------------------------------------------------------------
+
+    def weight(self, path: str) -> float:
+        return self._weights.get(path, self._default_weight)
+
+    def set_weight(self, path: str, weight: float) -> list[Share]:
+        """Returns the shares that it concerns now."""
+        _check_weight(weight)
+        self._weights[path] = weight
+        self.least_weight = min(self.least_weight, weight)
+        found = [self.find(root, name) for root in self._classes.values() for name in (path, path + "/")]
+        return [share for share in found if share is not None]
+
+    # -- the trees ---------------------------------------------------------------------------------------------
+
+    def root(self, ticket: Ticket) -> Group:
+        priority = ticket.priority if self._policy.aging else 0
+        root = self._classes.get(priority)
+        if root is None:
+            root = self._classes[priority] = Group("", None, quantum=self._policy.quantum)
+        return root
+
+    def tenant(self, ticket: Ticket) -> Tenant:
+        """The tenant of a ticket, made where it does not exist, with the groups above it."""
+        group = self.root(ticket)
+        for path in self._above(ticket.tenant):
+            inner = group.members.get(path)
+            if inner is None:
+                inner = Group(path, group, self.weight(path[:-1]), quantum=group.quantum)
+                group.members[path] = inner
+            group = cast(Group, inner)
+        tenant = group.members.get(ticket.tenant)
+        if tenant is None:
+            tenant = group.members[ticket.tenant] = Tenant(ticket.tenant, group, self.weight(ticket.tenant))
+        return cast(Tenant, tenant)
+
+    def find(self, root: Group, path: str) -> Share | None:
+        """A tenant by its id, or a group by its path and a slash, where it exists."""
+        group: Share | None = root
+        for inner in self._above(path.removesuffix("/")):
+            group = group.members.get(inner) if isinstance(group, Group) else None
+        return group.members.get(path) if isinstance(group, Group) else None
+
+    def _above(self, path: str) -> list[str]:
+        """The groups above a tenant, the topmost first. A group's own path ends in a slash."""
+        if "/" not in path or not self._policy.tree:
+            return []
+        return [path[: i + 1] for i, letter in enumerate(path) if letter == "/"]
+
+    def roots(self) -> list[Group]:
+        return list(self._classes.values())
+
+    def shares(self) -> Iterator[Share]:
+        """Every tenant and every group below the roots."""
+        groups = self.roots()
+        while groups:
+            for share in groups.pop().members.values():
+                yield share
+                if isinstance(share, Group):
+                    groups.append(share)
+
+    def groups(self) -> Iterator[Group]:
+        yield from self.roots()
+        yield from (share for share in self.shares() if isinstance(share, Group))
+
+    # -- queue and classes -------------------------------------------------------------------------------------
+
+    def waiting(self) -> int:
+        return sum(root.waiting for root in self._classes.values())
+
+    def class_in_turn(self) -> Group | None:
+        """The first class with a ticket that waits, unless another has been passed over too often in a row."""
+        if len(self._classes) == 1:
+            (root,) = self._classes.values()
+            return root if root.waiting else None
+        waiting = [root for _, root in sorted(self._classes.items()) if root.waiting]
+        if not waiting:
+            return None
+        aged = max(waiting, key=lambda root: root.passed)
+        return aged if aged.passed >= self._policy.aging else waiting[0]
+
+    def pass_over(self, root: Group) -> None:
+        """`root` has the turn: count it for the classes that wait."""
+        if len(self._classes) > 1:
+            for other in self._classes.values():
+                other.passed = other.passed + 1 if other.waiting and other is not root else 0
+
+    def ahead(self, ticket: Ticket) -> int:
+        """About how many tickets go before a new one: at each level its siblings take turns, one ticket each."""
+        tenant = self.find(self.root(ticket), ticket.tenant)
+        ahead = 0 if tenant is None else tenant.waiting
+        group = self.root(ticket) if tenant is None else tenant.group
+        while group is not None:
+            ahead = min(group.waiting, ahead + (ahead + 1) * group.members_waiting)
+            group = group.group
+        return ahead
+
+
+def _check_weight(weight: float) -> None:
+    if not 0 < weight < inf:
+        raise ValueError(f"weight {weight!r}: expected a finite number above 0")

@@ -1,0 +1,220 @@
+"""The tree of shares: tenants, the groups they form, and the order in which the members of a group take turns.
+
+A tenant id is a path. `acme/search/alice` is the tenant `alice` of the group `acme/search`, itself a member of
+`acme`, a member of the root; a flat id is a tenant of the root. Every member of a group has a weight and a counter,
+and the law (lift, charge, pick, bound) holds among the members of each group alike.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from fairness.auditor import Watch
+from fairness.ticket import State, Ticket
+
+MILLI = 1000  # counter units in one unit of service at weight 1
+
+Entry = tuple[int, int, "Share"]  # (counter in quanta, who comes first among equals, member)
+
+
+@dataclass(slots=True, eq=False)
+class Share:
+    """A member of a group. Exists only while it has work or its counter still matters."""
+
+    path: str
+    group: Group | None
+    weight: float = 1.0
+    counter: int = 0
+    base: int = 0  # counter without the charges of what runs now: lifts + charges of what has ended
+    waiting: int = 0  # tickets that wait, in it or below
+    running: dict[Ticket, int] = field(default_factory=dict)  # in dispatch order -> dispatch number
+    overrun: int = 0  # tokens beyond their reservation since this member's last turn
+    entry: Entry | None = None
+    idle: bool = False  # it is in its group's heap of idle members
+    watch: Watch | None = None
+
+    def precedence(self) -> int:
+        """The smaller comes first among members with equal counters."""
+        raise NotImplementedError
+
+    def at_rest(self) -> bool:
+        return not self.waiting and not self.running
+
+
+@dataclass(slots=True, eq=False)
+class Tenant(Share):
+    """A leaf: the one queue of a tenant."""
+
+    queue: deque[Ticket] = field(default_factory=deque)  # cancelled tickets are dropped lazily
+
+    def head(self) -> Ticket:
+        while self.queue[0].state is not State.WAITING:
+            self.queue.popleft()
+        return self.queue[0]
+
+    def precedence(self) -> int:
+        return self.head().seq
+
+    def insert(self, ticket: Ticket) -> None:
+        """At its place by sequence number: the end, unless it has been here before."""
+        queue = self.queue
+        if queue and queue[-1].seq > ticket.seq:
+            queue.insert(next(i for i, other in enumerate(queue) if other.seq > ticket.seq), ticket)
+        else:
+            queue.append(ticket)
+
+    def tidy(self) -> None:
+        """Drop cancelled tickets before they outnumber those that wait."""
+        if not self.waiting:
+            self.queue.clear()
+        elif len(self.queue) > 2 * self.waiting + 8:
+            self.queue = deque(ticket for ticket in self.queue if ticket.state is State.WAITING)
+
+
+@dataclass(slots=True, eq=False)
+class Group(Share):
+    """An inner node, or the root: its members, in the order of their turns."""
+
+    quantum: int = 1  # counter differences below it do not matter to the order
+    turn: int = 0  # when it last took a turn, or began to wait
+    members: dict[str, Share] = field(default_factory=dict)
+    members_waiting: int = 0
+    floor: int = 0  # the lift target; never decreases
+    level: int = 0  # the highest counter that a member had when its turn came
+    owed: int = 0  # the level that a requeued member has not been served up to yet; 0: there is none
+    passed: int = 0  # turns of other classes while this one waited, in a row
+    last_ended: tuple[int, Share | None] = (-1, None)  # the latest dispatch among tickets that ended
+    order: list[Entry] = field(default_factory=list)
+    resting: list[tuple[int, str, Share]] = field(default_factory=list)
+
+    def precedence(self) -> int:
+        return self.turn
+
+    # -- order -------------------------------------------------------------------------------------------------
+
+    def least(self) -> Share | None:
+        """The member whose turn it is: moves stale keys down until the top one is true."""
+        order = self.order
+        while order:
+            entry = order[0]
+            member = entry[2]
+            if member.entry is not entry:
+                heapq.heappop(order)
+                continue
+            key = member.counter // self.quantum
+            precedence = member.precedence()
+            if entry[0] == key and entry[1] == precedence:
+                return member
+            member.entry = (key, precedence, member)
+            heapq.heapreplace(order, member.entry)
+        return None
+
+    def first(self) -> Tenant | None:
+        """The tenant whose turn it is: descends by the smallest counter."""
+        member = self.least()
+        while isinstance(member, Group):
+            member = member.least()
+        return member if isinstance(member, Tenant) else None
+
+    def near(self, slack: int, most: int) -> Iterator[Tenant]:
+        """The tenants that may have the turn when at every level a counter may be `slack` above the least, in
+        order; at most `most` members of a group are looked at."""
+        for member in self._nearest(slack, most):
+            if isinstance(member, Tenant):
+                yield member
+            elif isinstance(member, Group):
+                yield from member.near(slack, most)
+
+    def _nearest(self, slack: int, most: int) -> list[Share]:
+        nearest: list[Share] = []
+        while len(nearest) < most and (member := self.least()) is not None:
+            if nearest and member.counter > nearest[0].counter + slack:
+                break
+            heapq.heappop(self.order)
+            nearest.append(member)
+        for member in nearest:
+            if member.entry is not None:
+                heapq.heappush(self.order, member.entry)
+        return nearest
+
+    def reorder(self, member: Share) -> None:
+        """Give a member that waits a new place when its key may have fallen; a key that rose is moved later."""
+        key = (member.counter // self.quantum, member.precedence())
+        if member.entry is not None and member.entry[:2] <= key:
+            return
+        member.entry = (*key, member)
+        heapq.heappush(self.order, member.entry)
+        if len(self.order) > 2 * self.members_waiting + 64:
+            self.order = [entry for entry in self.order if entry[2].entry is entry]
+            heapq.heapify(self.order)
+
+    # -- lift and oblivion -------------------------------------------------------------------------------------
+
+    def lift(self, member: Share) -> None:
+        """`member` is about to wait: raise it to the least of those that wait, or to who left the queue last."""
+        level = self.least() or self.last_left()
+        if level is not None and level.counter > self.floor:
+            self.floor = level.counter
+        if member.counter < self.floor:
+            member.base += self.floor - member.counter
+            member.counter = self.floor
+
+    def last_left(self) -> Share | None:
+        """The member whose request left the queue last, requeued ones aside."""
+        number, member = self.last_ended
+        if self.running:
+            ticket = next(reversed(self.running))
+            if self.running[ticket] > number:
+                return next(account.share for account in ticket.accounts if account.share.group is self)
+        return member
+
+    def rest(self, member: Share) -> None:
+        """A member without work is forgotten as soon as its counter is not above the lift target."""
+        if not member.at_rest() or (isinstance(member, Group) and not member.forgettable()):
+            return
+        if member.counter <= self.floor:
+            del self.members[member.path]
+        elif not member.idle:
+            member.idle = True
+            heapq.heappush(self.resting, (member.counter, member.path, member))
+
+    def forgettable(self) -> bool:
+        """At rest, the next lift will be to who left last: so do it now, and see whether anything remains to know."""
+        level = self.last_left()
+        if level is not None and level.counter > self.floor:
+            self.floor = level.counter
+            self.forget()
+        return not self.members
+
+    def forget(self) -> None:
+        """The lift target rose: forget whom it has reached."""
+        resting = self.resting
+        while resting and resting[0][0] <= self.floor:
+            member = heapq.heappop(resting)[2]
+            member.idle = False
+            self.rest(member)
+
+
+@dataclass(slots=True, eq=False)
+class Account:
+    """What one member has been charged for one ticket in flight."""
+
+    share: Share
+    charged: int
+    # (service already measured, weight it is priced at from there on), oldest first: one entry unless the
+    # member's weight changed while the ticket ran.
+    prices: list[tuple[float, float]]
+    turn: int = 0  # a group's turn before this ticket took it
+
+    def due(self, service: float) -> int:
+        """Counter units for `service` measured units: each part at the weight that was in force when it was reached."""
+        if len(self.prices) == 1:
+            return int(service * MILLI / self.prices[0][1] + 0.5)
+        ends = [*(start for start, _ in self.prices[1:]), service]
+        total = 0.0
+        for (start, weight), end in zip(self.prices, ends, strict=True):
+            total += max(0.0, min(service, end) - start) / weight
+        return int(total * MILLI + 0.5)
