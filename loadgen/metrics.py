@@ -89,12 +89,13 @@ def summarise(
     `horizon_s` is the T of the service difference; the last arrival where it is None.
     """
     kept = tuple(records)
-    tenants = tuple(sorted({record.tenant for record in kept}))
+    by_tenant = _by_tenant(kept)
+    tenants = tuple(by_tenant)
     weight = np.array([weights.get(tenant, 1.0) for tenant in tenants])
     received = Cumulative.of(log, tenants)
     last_arrival = max((record.arrival_s for record in kept), default=0.0)
     end = max([last_arrival, *(record.finish_s or 0.0 for record in kept), *received.times_s[-1:].tolist()])
-    gap = accumulated_gap(received, weight, [waiting(kept, tenant) for tenant in tenants])
+    gap = accumulated_gap(received, weight, [waiting(own, tenant) for tenant, own in by_tenant.items()])
     offered = received.service[:, received.column(last_arrival, before=True)[0]]
     return Run(
         policy=policy,
@@ -103,7 +104,7 @@ def summarise(
         throughput_tokens_per_s=float(received.tokens[-1] / end) if end else 0.0,
         jain=jain_index(offered / weight),
         ttft_s=percentiles(kept),
-        tenants=_tenant_results(kept, tenants, offered),
+        tenants=_tenant_results(by_tenant, offered),
         records=kept,
         series=_series(received, time_grid(end), gap),
         last_arrival_s=last_arrival,
@@ -253,18 +254,23 @@ def _series(received: Cumulative, grid: Floats, gap: Floats) -> Series:
     )
 
 
-def _tenant_results(
-    records: Sequence[RequestRecord], tenants: Sequence[str], service: Floats
-) -> dict[str, TenantResult]:
+def _by_tenant(records: Iterable[RequestRecord]) -> dict[str, list[RequestRecord]]:
+    """Each tenant's records; tenants in order of their names."""
+    found: dict[str, list[RequestRecord]] = {}
+    for record in records:
+        found.setdefault(record.tenant, []).append(record)
+    return dict(sorted(found.items()))
+
+
+def _tenant_results(by_tenant: Mapping[str, Sequence[RequestRecord]], service: Floats) -> dict[str, TenantResult]:
     total = float(service.sum())
-    results = {}
-    for tenant, received in zip(tenants, service.tolist(), strict=True):
-        own = [record for record in records if record.tenant == tenant]
-        results[tenant] = TenantResult(
+    return {
+        tenant: TenantResult(
             service=received,
             share=received / total if total else 0.0,
             finished=sum(record.outcome is Outcome.FINISHED for record in own),
             rejected=sum(record.outcome is Outcome.REJECTED for record in own),
             ttft_s=percentiles(own),
         )
-    return results
+        for (tenant, own), received in zip(by_tenant.items(), service.tolist(), strict=True)
+    }

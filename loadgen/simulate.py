@@ -134,13 +134,14 @@ class Simulation:
 
     def _produce(self, batch: list[_Running]) -> list[_Running]:
         """Each request of the batch yields one token; returns those that go on."""
+        charge, measure = self.scheduler.charge, self._cost.service
         going_on = []
         received: dict[str, tuple[float, int]] = {}
         for running in batch:
             ticket = running.ticket
             tokens = 1 if ticket.produced else ticket.input_tokens + 1
-            self.scheduler.charge(ticket, ticket.produced + 1)
-            service = self._cost.service(ticket.input_tokens, ticket.produced)
+            charge(ticket, ticket.produced + 1)
+            service = measure(ticket.input_tokens, ticket.produced)
             units, count = received.get(ticket.tenant, (0.0, 0))
             received[ticket.tenant] = (units + service - running.service, count + tokens)
             running.service = service
