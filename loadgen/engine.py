@@ -126,7 +126,8 @@ class EngineRoom:
         self._minibatch = 0
 
     def capacity(self) -> Capacity:
-        return Capacity(self._config.pool_tokens, self._config.max_running, self._config.pool_tokens)
+        """The pool is never quite filled: the largest request, or prediction, leaves one token free."""
+        return Capacity(self._config.pool_tokens, self._config.max_running, self._config.pool_tokens - 1)
 
     def place(self, ticket: Ticket) -> str | None:
         if not self._fits(ticket):

@@ -104,6 +104,12 @@ def test_rpm_accepts_again_a_minute_later() -> None:
     assert [by_id(run)[i].outcome.value for i in "012"] == ["finished", "rejected", "finished"]
 
 
+def test_a_prediction_larger_than_the_pool_blocks_nothing() -> None:
+    """+-50 % of 60 tokens can pass the pool of 100; what is reserved is cut to what it can hold."""
+    requests = [Request(0.1 * i, "a", 27, 60) for i in range(20)]
+    assert simulation(requests, predict="0.5").run().count(Outcome.FINISHED) == 20
+
+
 # -- conservation --------------------------------------------------------------------------------------------------
 
 REQUESTS = st.lists(
