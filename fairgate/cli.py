@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from rich.table import Table
 
 from fairgate.processes import ProcessError
 from fairgate.progress import progress_bar
@@ -34,7 +35,6 @@ Policies = Annotated[
 Cost = Annotated[
     str, typer.Option(help="What a token costs: weighted:INPUT,OUTPUT or profiled[:a=..,b=..,c=..,d=..,e=..].")
 ]
-Out = Annotated[Path, typer.Option(help="Folder for the report; it is created.")]
 
 
 def out_of(spec: str) -> list[str]:
@@ -100,7 +100,7 @@ def worker(
             kv_tokens=kv_tokens,
             max_running=max_running,
             max_len=max_len,
-            adapters=dict(_adapter(item) for item in adapter or []),
+            adapters=dict(_pair("--adapter", item, "NAME=FOLDER") for item in adapter or []),
             deterministic=deterministic,
             threads=threads,
         )
@@ -152,22 +152,61 @@ def simulate(
             progress=progress,
         )
     print_comparison(comparison, Console())
-    if json_file:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(comparison.to_json(), indent=2) + "\n")
+    _write_json(json_file, comparison.to_json())
     if out:
         Console().print(f"report: {write_report([comparison], out)}", soft_wrap=True)
 
 
 @app.command()
+def workloads() -> None:
+    """List the workloads that `simulate` and `load` know by name."""
+    from loadgen.workloads import WORKLOADS, load_workload
+
+    table = Table("workload", "requests", "span", "tenants", box=None, pad_edge=False)
+    for name in WORKLOADS:
+        known = load_workload(name)
+        requests = known.requests
+        table.add_row(known.name, str(len(requests)), f"{requests[-1].t_s:.0f} s", str(len(known.tenants)))
+    Console().print(table)
+    Console().print(
+        "A trace file (.csv or .csv.gz) has the header t_s,tenant,input_tokens,output_tokens,model,session."
+    )
+
+
+@app.command()
+def load(
+    workload: Annotated[
+        str, typer.Option(help="Name of a workload (`fairgate workloads` lists them) or a trace file.")
+    ],
+    key: Annotated[list[str], typer.Option(help="A tenant of the workload and its API key, TENANT=KEY. Repeatable.")],
+    url: Annotated[str, typer.Option(help="The endpoint.")] = "http://127.0.0.1:8080",
+    model: Annotated[str, typer.Option(help="The model to ask for where the workload names none.")] = "smollm2",
+    seconds: Annotated[float, typer.Option(help="Send only what arrives in the first seconds; 0: all of it.")] = 0.0,
+    time_scale: Annotated[float, typer.Option(help="Above 1 stretches the arrivals, below 1 squeezes them.")] = 1.0,
+    drain: Annotated[float, typer.Option(help="Seconds to wait for what runs after the last arrival.")] = 60.0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the results to this file.")] = None,
+) -> None:
+    """Send a workload over HTTP to a running endpoint, each request at its time, and measure what comes back."""
+    from fairgate.live import send_workload
+    from loadgen.report import print_comparison
+
+    keys = dict(_pair("--key", item, "TENANT=KEY") for item in key)
+    comparison = send_workload(url, workload, keys, model, seconds, time_scale, drain)
+    print_comparison(comparison, Console())
+    _write_json(json_file, comparison.to_json())
+
+
+@app.command()
 def compare(
-    out: Out = Path("out/compare"),
+    out: Annotated[Path, typer.Option(help="Folder for the report; it is created.")] = Path("out/compare"),
     live: Annotated[
         bool, typer.Option("--live", help="Over HTTP, through a real gateway and worker, instead of simulated.")
     ] = False,
-    seconds: Annotated[int, typer.Option(help="--live: how long each policy is loaded.")] = 120,
+    seconds: Annotated[
+        float, typer.Option(help="--live: seconds of load per policy; 0: as long as shares need to mean something.")
+    ] = 0.0,
 ) -> None:
-    """VTC against FCFS, LCF and RPM: a table and a report with pictures."""
+    """VTC against FCFS, LCF and RPM: a table, and a report with pictures."""
     from loadgen.report import print_comparison, write_report
 
     if live:
@@ -181,7 +220,27 @@ def compare(
             comparisons = compare_suite(progress)
     for comparison in comparisons:
         print_comparison(comparison, Console())
-    Console().print(f"report: {write_report(comparisons, out)}", soft_wrap=True)
+    with progress_bar() as progress:
+        page = write_report(comparisons, out, progress=progress)
+    Console().print(f"report: {page}", soft_wrap=True)
+
+
+@app.command()
+def arena(
+    seeds: Annotated[int, typer.Option(help="Jittered runs of each policy, averaged.", min=1)] = 10,
+) -> None:
+    """Reproduce table 2 of the VTC paper: the 27-client trace, beside the published figures."""
+    from loadgen.arena import reproduce, table
+
+    with progress_bar() as progress:
+        found = reproduce(range(1, seeds + 1), progress=lambda part: progress("27 clients", part))
+    Console().print(table(found, seeds))
+
+
+def _write_json(path: Path | None, results: dict[str, object]) -> None:
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(results, indent=2) + "\n")
 
 
 def _option_errors(error: ValidationError) -> str:
@@ -194,11 +253,11 @@ def _option_errors(error: ValidationError) -> str:
     return "; ".join(lines)
 
 
-def _adapter(item: str) -> tuple[str, str]:
-    name, equals, folder = item.partition("=")
-    if not (name and equals and folder):
-        raise ProcessError(f"--adapter {item}: expected NAME=FOLDER")
-    return name, folder
+def _pair(option: str, item: str, form: str) -> tuple[str, str]:
+    name, equals, value = item.partition("=")
+    if not (name and equals and value):
+        raise ProcessError(f"{option} {item}: expected {form}")
+    return name, value
 
 
 def main() -> None:

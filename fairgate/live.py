@@ -21,6 +21,7 @@ from loadgen.measure import live_comparison, measure, saturation, steady_load
 from loadgen.record import LoadRecord
 from loadgen.results import Comparison, Run
 from loadgen.traces import Request
+from loadgen.workloads import load_workload
 
 MODEL = "smollm2"
 COST = Weighted()
@@ -58,6 +59,22 @@ class Plan:
     def load(self) -> tuple[Request, ...]:
         rates = {LIGHT: self.light_rate, HEAVY: 3 * self.light_rate}
         return steady_load(rates, self.seconds, INPUT_TOKENS, OUTPUT_TOKENS)
+
+
+def send_workload(
+    url: str, workload: str, keys: dict[str, str], model: str, seconds: float, time_scale: float, drain_s: float
+) -> Comparison:
+    """A named workload or trace file over HTTP to `url`, as a comparison of one run. The bound of a server that is
+    not ours is not known: it is given as 0.
+
+    Raises LoadgenError for a workload, a target or a key that cannot be used.
+    """
+    known = load_workload(workload).stretched(time_scale)
+    load = [request for request in known.requests if not seconds or request.t_s < seconds]
+    with progress_bar() as progress:
+        record = asyncio.run(run_load(Target(url, keys, model, drain_s=drain_s), load, progress=progress))
+    run = measure("as configured", record, COST, known.weights)
+    return Comparison(known.name, 0, 0.0, (run,), known.weights, {"endpoint": url})
 
 
 def service_bound() -> float:
