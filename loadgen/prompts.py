@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from pathlib import Path
+
+from loadgen.workloads import arena_trace
 
 _TEXT = (
     "the river carries every letter past the old mill where a clerk keeps count of barges and bread "
@@ -20,10 +21,8 @@ class Prompts:
     Each prompt starts at another word, so that a prefix cache finds nothing it would not find in real traffic.
     """
 
-    def __init__(self, words: Sequence[str] = WORDS, *, tokens_per_word: float = 1.3, seed: int = 0) -> None:
-        if not words:
-            raise ValueError("no words to build prompts from")
-        self._words = words
+    def __init__(self, words: Sequence[str] = (), *, tokens_per_word: float = 1.3, seed: int = 0) -> None:
+        self._words = words or stock_words()
         self._random = random.Random(seed)
         self._tokens = 64 * tokens_per_word
         self._of_words = 64.0
@@ -44,9 +43,8 @@ class Prompts:
         self._of_words += words
 
 
-def read_words(path: Path) -> list[str]:
-    """The words of a text file. Raises ValueError for a file without any, OSError for one that cannot be read."""
-    words = path.read_text(encoding="utf-8").split()
-    if not words:
-        raise ValueError(f"{path}: no words; expected a text file")
-    return words
+def stock_words() -> Sequence[str]:
+    """The sonnets that lie beside the traces, where they do; else a short built-in text, over and over."""
+    arena = arena_trace()
+    sonnets = arena.with_name("sonnet.txt") if arena else None
+    return sonnets.read_text(encoding="utf-8").split() if sonnets and sonnets.is_file() else WORDS

@@ -84,6 +84,9 @@ class LoadRecord:
     def endings(self) -> Mapping[Ending, int]:
         return {ending: sum(e.ending is ending for e in self.exchanges) for ending in Ending}
 
+    def tenants(self) -> list[str]:
+        return sorted({exchange.tenant for exchange in self.exchanges})
+
     def codes(self) -> Mapping[str, int]:
         """How often each reason for not finishing was given."""
         counted: dict[str, int] = {}
