@@ -25,42 +25,58 @@ class Job:
     cached: int = 0
     produced: int = 0
     predicted: int = 0
-    paid: int = 0
     waiting: bool = True
-    weights: list[tuple[float, float]] = field(default_factory=list)  # (service when it came into force, weight)
+    paid: dict[str, int] = field(default_factory=dict)  # by level
+    weights: dict[str, list[tuple[float, float]]] = field(default_factory=dict)  # (service when in force, weight)
+    turns: dict[str, int] = field(default_factory=dict)  # what the groups' turns were before its dispatch
 
 
 class Reference:
     def __init__(self, cost: CostFunction, weights: Mapping[str, float]) -> None:
         self.cost = cost
         self.weights = dict(weights)
-        self.counters: dict[str, int] = {}
+        self.counters: dict[str, int] = {}  # of tenants and of groups; a group's path ends in a slash
         self.jobs: dict[str, Job] = {}
         self.dispatched: list[Job] = []  # in order of dispatch; a requeued dispatch never happened
-        self.lift_target = 0
-        self._submitted = 0
+        self.lift_targets: dict[str, int] = {}  # by group
+        self.turns: dict[str, int] = {}  # when a group last took a turn, or began to wait
+        self._clock = 0
 
     # -- the rules ---------------------------------------------------------------------------------------------
 
     def submit(self, name: str, tenant: str, n_in: int) -> None:
-        self.counters.setdefault(tenant, 0)
-        if not self.queue(tenant):
-            self._lift(tenant)
-        self.jobs[name] = Job(name, tenant, self._submitted, n_in)
-        self._submitted += 1
+        order = self._tick()
+        for path in reversed(levels(tenant)):
+            self.counters.setdefault(path, 0)
+            if not self.queue(path):
+                if path != tenant:
+                    self.turns[path] = self._tick()
+                self._lift(path)
+        self.jobs[name] = Job(name, tenant, order, n_in)
 
     def next(self) -> str | None:
-        """The ticket whose turn it is: the smallest counter, ties by the oldest head."""
-        heads = [self.queue(tenant)[0] for tenant in self.counters if self.queue(tenant)]
-        if not heads:
-            return None
-        return min(heads, key=lambda job: (self.counters[job.tenant], job.order)).name
+        """The ticket whose turn it is: descend by the smallest counter, ties by the oldest head, and between groups
+        by who has waited longest for a turn."""
+        group = ""
+        while True:
+            waiting = [path for path in self._members(group) if self.queue(path)]
+            if not waiting:
+                return None
+            best = min(waiting, key=lambda path: (self.counters[path], self._precedence(path)))
+            if not best.endswith("/"):
+                return self.queue(best)[0].name
+            group = best
 
     def dispatch(self, name: str, predicted: int) -> None:
         job = self.jobs[name]
         job.waiting = False
         job.predicted = predicted
-        job.weights = [(0.0, self.weight(job.tenant))]
+        for path in reversed(levels(job.tenant)):
+            job.weights[path] = [(0.0, self.weight(path))]
+            job.paid[path] = 0
+            if path != job.tenant:
+                job.turns[path] = self.turns[path]
+                self.turns[path] = self._tick()
         self.dispatched.append(job)
         self._pay(job)
 
@@ -86,40 +102,76 @@ class Reference:
 
     def requeue(self, name: str) -> None:
         job = self.jobs[name]
-        self.counters[job.tenant] -= job.paid
-        job.paid = job.produced = job.predicted = job.cached = 0
+        for path, turn in job.turns.items():
+            self.turns[path] = min(self.turns[path], turn) if self.queue(path) else turn
+        for path, paid in job.paid.items():
+            self.counters[path] -= paid
+        job.produced = job.predicted = job.cached = 0
         job.waiting = True
+        job.turns.clear()
         self.dispatched.remove(job)
 
-    def set_weight(self, tenant: str, weight: float) -> None:
-        self.weights[tenant] = weight
+    def set_weight(self, path: str, weight: float) -> None:
+        self.weights[path] = weight
         for job in self.jobs.values():
-            if job.tenant == tenant and not job.waiting:
-                job.weights.append((self._service(job), weight))
+            for level in levels(job.tenant):
+                if level.removesuffix("/") == path and not job.waiting:
+                    job.weights[level].append((self._service(job), weight))
 
     # -- what they stand on ------------------------------------------------------------------------------------
 
-    def weight(self, tenant: str) -> float:
-        return self.weights.get(tenant, 1.0)
+    def weight(self, path: str) -> float:
+        return self.weights.get(path.removesuffix("/"), 1.0)
 
-    def queue(self, tenant: str) -> list[Job]:
-        return sorted((j for j in self.jobs.values() if j.waiting and j.tenant == tenant), key=lambda j: j.order)
+    def queue(self, path: str) -> list[Job]:
+        """What waits in a tenant, or below a group, the oldest first."""
+        waiting = (job for job in self.jobs.values() if job.waiting and below(job.tenant, path))
+        return sorted(waiting, key=lambda job: job.order)
 
-    def _lift(self, tenant: str) -> None:
-        waiting = [self.counters[other] for other in self.counters if self.queue(other)]
+    def _members(self, group: str) -> list[str]:
+        return [path for path in self.counters if parent(path) == group]
+
+    def _precedence(self, path: str) -> int:
+        return self.turns[path] if path.endswith("/") else self.queue(path)[0].order
+
+    def _lift(self, path: str) -> None:
+        group = parent(path)
+        waiting = [self.counters[other] for other in self._members(group) if self.queue(other)]
+        left = [job for job in self.dispatched if below(job.tenant, group)]
+        target = self.lift_targets.get(group, 0)
         if waiting:
-            self.lift_target = max(self.lift_target, min(waiting))
-        elif self.dispatched:
-            self.lift_target = max(self.lift_target, self.counters[self.dispatched[-1].tenant])
-        self.counters[tenant] = max(self.counters[tenant], self.lift_target)
+            target = max(target, min(waiting))
+        elif left:
+            (member,) = (level for level in levels(left[-1].tenant) if parent(level) == group)
+            target = max(target, self.counters[member])
+        self.lift_targets[group] = target
+        self.counters[path] = max(self.counters[path], target)
 
     def _service(self, job: Job) -> float:
         return self.cost.service(job.n_in, max(job.predicted, job.produced), job.cached)
 
     def _pay(self, job: Job) -> None:
-        due = price(self._service(job), job.weights)
-        self.counters[job.tenant] += due - job.paid
-        job.paid = due
+        for path in levels(job.tenant):
+            due = price(self._service(job), job.weights[path])
+            self.counters[path] += due - job.paid[path]
+            job.paid[path] = due
+
+    def _tick(self) -> int:
+        self._clock += 1
+        return self._clock
+
+
+def levels(tenant: str) -> list[str]:
+    """The groups above a tenant, the topmost first, and the tenant."""
+    return [tenant[: i + 1] for i, letter in enumerate(tenant) if letter == "/"] + [tenant]
+
+
+def parent(path: str) -> str:
+    return path.removesuffix("/").rpartition("/")[0] + "/" if "/" in path.removesuffix("/") else ""
+
+
+def below(tenant: str, path: str) -> bool:
+    return tenant == path or not path or (path.endswith("/") and tenant.startswith(path))
 
 
 def price(service: float, weights: list[tuple[float, float]]) -> int:

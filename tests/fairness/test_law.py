@@ -9,7 +9,7 @@ from .world import COSTS, KINDS, PREDICTORS, TENANTS, UNUSUAL, Setting, World
 
 settings = st.tuples(
     st.sampled_from(COSTS),
-    st.lists(st.tuples(st.integers(1, 6), st.integers(20, 120)), min_size=1, max_size=3).map(tuple),
+    st.lists(st.tuples(st.integers(1, 12), st.integers(20, 120)), min_size=1, max_size=3).map(tuple),
     st.tuples(*[st.sampled_from((1.0, 0.5, 2.0, 3.0))] * len(TENANTS)),
     st.sampled_from(PREDICTORS),
 ).map(lambda parts: Setting(*parts))

@@ -28,13 +28,14 @@ from fairness import (
 )
 from fairness.policies import Policy, Vtc
 
-from .reference import Reference
+from .reference import Reference, levels, parent
 
 Op = tuple[str, int, int]
 
 KINDS = ("submit", "fill", "pick", "pick_all", "charge", "run", "finish", "cancel", "requeue", "correct", "expire")
 UNUSUAL = ("weight", "resize", "health")
 TENANTS = ("a", "b", "c", "d")
+TREE = ("x/a", "x/b", "x/y/c", "x/y/d", "z/a", "x")
 
 COSTS: tuple[CostFunction, ...] = (
     Weighted(),
@@ -66,15 +67,19 @@ class Setting(NamedTuple):
     predictor: Callable[[], Predictor] = NoPrediction
     scheduler: Callable[..., Scheduler] = Scheduler
     policy: Callable[[], Policy] = Vtc
+    tenants: tuple[str, ...] = TENANTS
 
 
-def random_setting(chance: random.Random, scheduler: Callable[..., Scheduler] = Scheduler) -> Setting:
+def random_setting(
+    chance: random.Random, scheduler: Callable[..., Scheduler] = Scheduler, tenants: tuple[str, ...] = TENANTS
+) -> Setting:
     return Setting(
         chance.choice(COSTS),
-        tuple((chance.randint(1, 6), chance.randint(20, 120)) for _ in range(chance.randint(1, 3))),
+        tuple((chance.randint(1, 12), chance.randint(20, 120)) for _ in range(chance.randint(1, 3))),
         tuple(chance.choice((0.5, 1.0, 1.0, 2.0, 3.0)) for _ in TENANTS),
         chance.choice(PREDICTORS),
         scheduler,
+        tenants=tenants,
     )
 
 
@@ -100,11 +105,13 @@ class World:
 
     def __post_init__(self) -> None:
         s = self.setting
-        weights = dict(zip(TENANTS, s.weights, strict=True))
+        self.paths = sorted({level for tenant in s.tenants for level in levels(tenant)})
+        names = sorted({path.removesuffix("/") for path in self.paths})
+        weights = dict(zip(names, s.weights * len(names), strict=False))
         self.room = WorkerRoom([Worker(f"w{i}", slots, tokens) for i, (slots, tokens) in enumerate(s.workers)])
         self.scheduler = s.scheduler(s.policy(), s.cost, self.room, weights=weights, predictor=s.predictor())
         self.reference = Reference(s.cost, weights)
-        self.received = dict.fromkeys(TENANTS, 0.0)  # weighted service, kept apart from the scheduler's counters
+        self.received = dict.fromkeys(self.paths, 0.0)  # weighted service, kept apart from the scheduler's counters
         self.seen: dict[Ticket, float] = {}
         self.pairs: dict[tuple[str, str], Pair] = {}
         self.widest = 0.0  # the largest part of the bound that was reached
@@ -118,10 +125,10 @@ class World:
         return self
 
     def do_submit(self, a: int, b: int) -> None:
-        tenant = TENANTS[a % len(TENANTS)]
-        n_in = 1 + b % 24
+        tenant = self.setting.tenants[a % len(self.setting.tenants)]
+        n_in = 1 + b % (24 if b % 2 else 3)
         deadline = self.now + 3 + b % 5 if b % 3 == 0 else float("inf")
-        ticket = Ticket(f"t{len(self.tickets)}", tenant, n_in, 1 + a // 4 % 24, deadline)
+        ticket = Ticket(f"t{len(self.tickets)}", tenant, n_in, 1 + a // 4 % 50, deadline)
         before = self.counter(tenant)
         refusal = self.scheduler.submit(ticket, self.now)
         if refusal is not None:
@@ -129,11 +136,11 @@ class World:
             return
         self.tickets.append(ticket)
         self.reference.submit(ticket.id, tenant, n_in)
-        assert self.counter(tenant) >= before, "a tenant that joins is never lowered"
+        assert self.counter(tenant) >= before or "/" in tenant, "a tenant that joins is never lowered"
 
     def do_fill(self, a: int, b: int) -> None:
         for i in range(2 + b % 5):
-            self.do_submit(a + 4 * i * b, a + b * i)
+            self.do_submit(a + len(self.setting.tenants) * i * b, a + b * i)
 
     def do_pick(self, a: int, b: int) -> bool:
         expected = self.reference.next()
@@ -199,7 +206,7 @@ class World:
         assert self.scheduler.next_deadline() == min(left, default=float("inf"))
 
     def do_weight(self, a: int, b: int) -> None:
-        tenant, weight = TENANTS[a % len(TENANTS)], (0.5, 1.0, 2.0, 3.0)[b % 4]
+        tenant, weight = self.paths[a % len(self.paths)].removesuffix("/"), (0.5, 1.0, 2.0, 3.0)[b % 4]
         self.scheduler.set_weight(tenant, weight)
         self.reference.set_weight(tenant, weight)
 
@@ -245,7 +252,8 @@ class World:
             owed = self.setting.cost.service(ticket.input_tokens, ticket.produced, ticket.cached_tokens)
         change = owed - self.seen.get(ticket, 0.0)
         self.seen[ticket] = owed
-        self.received[ticket.tenant] += change / self.reference.weight(ticket.tenant)
+        for path in levels(ticket.tenant):
+            self.received[path] += change / self.reference.weight(path)
 
     def _fits(self, name: str) -> bool:
         ticket = next(t for t in self.tickets if t.id == name)
@@ -267,13 +275,16 @@ class World:
 
     def _check_counters(self) -> None:
         snapshot = self.scheduler.snapshot()
-        assert round(snapshot.lift_target * MILLI) == self.reference.lift_target, "the lift target"
-        for tenant, counter in self.reference.counters.items():
-            state = snapshot.tenants.get(tenant)
+        lift_target = self.reference.lift_targets.get("", 0)
+        assert round(snapshot.lift_target * MILLI) == lift_target, "the lift target"
+        for path, counter in self.reference.counters.items():
+            if parent(path):
+                continue  # a forgotten group begins again at 0: its members' counters are the same up to a shift
+            state = {**snapshot.tenants, **snapshot.groups}.get(path)
             if state is None:
-                assert counter <= self.reference.lift_target, f"{tenant} was forgotten while its counter matters"
+                assert counter <= lift_target, f"{path} was forgotten while its counter matters"
             else:
-                assert round(state.counter * MILLI) == counter, f"{tenant}: {state.counter} is not {counter / MILLI}"
+                assert round(state.counter * MILLI) == counter, f"{path}: {state.counter} is not {counter / MILLI}"
 
     def _check_bound(self) -> None:
         gap, bound = self.scheduler.gap(), self.scheduler.bound()
@@ -282,8 +293,8 @@ class World:
 
     def _check_pairs(self) -> None:
         bound = self.scheduler.bound()
-        waiting = [tenant for tenant in TENANTS if self.scheduler.queue_length(tenant)]
-        pairs = {(f, g) for i, f in enumerate(waiting) for g in waiting[i + 1 :]}
+        waiting = [path for path in self.paths if self.scheduler.queue_length(path)]
+        pairs = {(f, g) for i, f in enumerate(waiting) for g in waiting[i + 1 :] if parent(f) == parent(g)}
         self.pairs = {names: pair for names, pair in self.pairs.items() if names in pairs}
         for f, g in pairs:
             difference = self.received[f] - self.received[g]
