@@ -14,7 +14,8 @@ from pathlib import Path
 
 from fairness import CostFunction, Grant, Refusal, Scheduler, Ticket, parse_cost, parse_policy
 from loadgen.engine import IDLE_SLEEP_S, MIN_DECODE_STEPS, EngineConfig, EngineRoom, parse_engine
-from loadgen.metrics import ServiceLog, summarise
+from loadgen.meter import StepMeter
+from loadgen.metrics import summarise
 from loadgen.predict import check_predict, parse_predict
 from loadgen.results import Comparison, Outcome, RequestRecord, Run
 from loadgen.traces import LoadgenError, Request
@@ -30,7 +31,7 @@ class _Running:
     output_tokens: int
     dispatched_s: float
     first_token_s: float = 0.0
-    service: float = 0.0  # received so far
+    first_step: int = 0  # its first decode step: it yields a token in this one and in every later one
 
 
 class Simulation:
@@ -52,16 +53,18 @@ class Simulation:
         self._engine = engine
         self._cost = cost
         self._weights = weights
+        self._meter = StepMeter(cost)
         self._policy = parse_policy(policy)
         self._output_tokens: dict[Ticket, int] = {}
         self._room = EngineRoom(engine, self._output_tokens)
         predictor = parse_predict(predict, self._output_tokens, seed)
         self.scheduler = Scheduler(self._policy, cost, self._room, weights=weights, predictor=predictor)
         self._arrived_s: dict[Ticket, float] = {}
-        self._running: list[_Running] = []
+        self._running: dict[Ticket, _Running] = {}
+        self._ends: dict[int, list[_Running]] = {}  # by the number of decode steps after which they end
         self._now = 0.0
-        self._decoded = 0  # steps since the last admission
-        self._log = ServiceLog()
+        self._admitted = 0  # the decode steps at the last admission
+        self._reported = 0  # the decode steps that the scheduler knows of
         self._records: list[RequestRecord] = []
 
     def run(self, progress: Progress | None = None) -> Run:
@@ -75,10 +78,10 @@ class Simulation:
                 progress(self._policy.name, reported / len(self._arrivals))
         if progress:
             progress(self._policy.name, 1.0)
-        return summarise(self._policy.name, self._records, self._log, self._cost, self._weights)
+        return summarise(self._policy.name, self._records, self._meter.log(), self._cost, self._weights)
 
     def _step(self) -> None:
-        may_admit = not self._running or self._decoded >= MIN_DECODE_STEPS
+        may_admit = not self._running or self._meter.steps - self._admitted >= MIN_DECODE_STEPS
         if may_admit and self._admit():
             return
         if self._running:
@@ -87,24 +90,39 @@ class Simulation:
             self._idle()
 
     def _admit(self) -> bool:
+        self._report()
         self._room.begin_minibatch()
         minibatch = [self._start(grant) for grant in iter(self.scheduler.pick, None)]
         if not minibatch:
             return False
         self._advance(self._engine.prefill_s(sum(running.ticket.input_tokens for running in minibatch)))
         for running in minibatch:
-            running.first_token_s = self._now
-        self._running += self._produce(minibatch)
-        self._decoded = 0
+            self._prefilled(running)
+        self._admitted = self._meter.steps
+        self._end()
         return True
 
     def _start(self, grant: Grant) -> _Running:
         return _Running(grant.ticket, self._output_tokens[grant.ticket], self._now)
 
+    def _prefilled(self, running: _Running) -> None:
+        running.first_token_s, running.first_step = self._now, self._meter.steps
+        self.scheduler.charge(running.ticket, 1)
+        self._running[running.ticket] = running
+        self._ends.setdefault(self._meter.steps + running.output_tokens - 1, []).append(running)
+
     def _decode(self) -> None:
         self._advance(self._engine.decode_s(len(self._running)))
-        self._running = self._produce(self._running)
-        self._decoded += 1
+        self._meter.step(self._now)
+        self._end()
+
+    def _report(self) -> None:
+        """Charge what was produced. Due before whatever reads a counter, and not before."""
+        if self._reported == self._meter.steps:
+            return
+        self._reported = self._meter.steps
+        for ticket, running in self._running.items():
+            self.scheduler.charge(ticket, 1 + self._reported - running.first_step)
 
     def _idle(self) -> None:
         """Sleep, in whole naps, until the next arrival."""
@@ -114,6 +132,7 @@ class Simulation:
     def _advance(self, seconds: float) -> None:
         self._now += seconds
         while self._next < len(self._arrivals) and self._arrivals[self._next].t_s <= self._now:
+            self._report()
             self._submit(self._arrivals[self._next])
             self._next += 1
 
@@ -132,31 +151,19 @@ class Simulation:
             return None
         return Refusal("too_large", f"{request.input_tokens} + {request.output_tokens} tokens exceed the pool")
 
-    def _produce(self, batch: list[_Running]) -> list[_Running]:
-        """Each request of the batch yields one token; returns those that go on."""
-        charge, measure = self.scheduler.charge, self._cost.service
-        going_on = []
-        received: dict[str, tuple[float, int]] = {}
-        for running in batch:
-            ticket = running.ticket
-            tokens = 1 if ticket.produced else ticket.input_tokens + 1
-            charge(ticket, ticket.produced + 1)
-            service = measure(ticket.input_tokens, ticket.produced)
-            units, count = received.get(ticket.tenant, (0.0, 0))
-            received[ticket.tenant] = (units + service - running.service, count + tokens)
-            running.service = service
-            if ticket.produced < running.output_tokens:
-                going_on.append(running)
-            else:
-                self._finish(running)
-        for tenant, (units, count) in received.items():
-            self._log.add(self._now, tenant, units, count)
-        return going_on
+    def _end(self) -> None:
+        """Finish the requests whose last token the step that just ended produced."""
+        for running in self._ends.pop(self._meter.steps, ()):
+            self._finish(running)
 
     def _finish(self, running: _Running) -> None:
         ticket = running.ticket
+        self.scheduler.charge(ticket, running.output_tokens)
         self.scheduler.finish(ticket)
-        del self._output_tokens[ticket]
+        del self._running[ticket], self._output_tokens[ticket]
+        self._meter.served(
+            ticket.tenant, ticket.input_tokens, ticket.produced, running.first_token_s, running.first_step
+        )
         self._records.append(
             RequestRecord(
                 ticket.id,
