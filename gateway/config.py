@@ -194,10 +194,10 @@ def _explain(error: ValidationError) -> Iterator[str]:
             yield f"{path}: unknown key; expected one of {', '.join(_siblings(item['loc'])) or 'none'}"
         elif item["type"] == "value_error":
             text = item["msg"].removeprefix("Value error, ")
-            yield f"{path}: found {_shown(item['input'])}; {text}" if path else text
+            yield f"{path}: found {_shown(item['input'], item['loc'])}; {text}" if path else text
         else:
-            text = item["msg"][0].lower() + item["msg"][1:]
-            yield f"{path}: found {_shown(item['input'])}; expected: {text.removeprefix('input should be ')}"
+            wanted = item["msg"].removeprefix("Input should be ")
+            yield f"{path}: found {_shown(item['input'], item['loc'])}; expected: {wanted[0].lower() + wanted[1:]}"
 
 
 def _key_path(loc: tuple[int | str, ...]) -> str:
@@ -233,7 +233,12 @@ def _siblings(loc: tuple[int | str, ...]) -> list[str]:
     return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
 
 
-def _shown(value: object) -> str:
+_SECRETS = {"keys_sha256", "api_key"}
+
+
+def _shown(value: object, loc: tuple[int | str, ...] = ()) -> str:
+    if _SECRETS.intersection(loc):
+        return "something else (not shown: it may be a secret)"
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 

@@ -19,8 +19,12 @@ class GatewayError(Exception):
     """Base of every error of this program."""
 
 
-class ConfigError(GatewayError):
+class ConfigError(GatewayError, ValueError):
     """A configuration that cannot be used. The text names file, key, what was found and what was expected."""
+
+
+class ListenError(GatewayError, OSError):
+    """The address to listen on cannot be had."""
 
 
 class UpstreamError(GatewayError):

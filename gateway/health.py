@@ -32,6 +32,7 @@ class Prober:
         self._health = health
         self._soon = asyncio.Event()
         self._bad = BAD_PROBES - 1  # the first bad probe of a new worker counts
+        self._was_good = True
         self._sized = worker.slots is not None and worker.kv_tokens is not None
 
     def suspect(self) -> None:
@@ -55,12 +56,14 @@ class Prober:
         self._bad = 0 if good else self._bad + 1
         if good or self._bad >= BAD_PROBES:
             self._pool.set_health(self._worker.url, good)
+        if good is not self._was_good:
+            logger.info("worker %s of pool %s %s", self._worker.url, self._pool.name, "answers" if good else "is away")
+            self._was_good = good
 
     async def _alive(self) -> bool:
         try:
             status, _ = await self._upstream.get(self._worker.url, "/health", self._health.timeout_s)
-        except UpstreamError as error:
-            logger.info("worker %s: %s", self._worker.url, error)
+        except UpstreamError:
             return False
         return status == 200
 

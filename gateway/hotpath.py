@@ -15,6 +15,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from itertools import count
 
 from fairness import Grant, Refusal, Ticket
 from gateway.ask import Ask, read_ask
@@ -66,6 +67,7 @@ class HotPath:
         self._plain_usage: set[str] = set()  # workers that refuse continuous_usage_stats
         self._live: set[asyncio.Task[object]] = set()
         self._emptied = asyncio.Event()
+        self._serial = count()
         self._aborting = False
         self.draining = False
 
@@ -121,7 +123,7 @@ class HotPath:
             raise NotFound("model_not_found", message, param="model")
         record.pool = route.pool.name
         ticket = Ticket(
-            record.request_id,
+            f"{record.request_id}-{next(self._serial)}",
             tenant.id,
             self._estimator.estimate(ask.model, ask.raw_tokens),
             ask.max_tokens or route.config.default_max_tokens * ask.choices,
@@ -211,7 +213,7 @@ class HotPath:
         return await self._send(job, worker, True)
 
     async def _send(self, job: Job, worker: str, plain: bool) -> Answer:
-        request_id = f"{job.record.request_id}-{job.record.attempts}"
+        request_id = f"{job.ticket.id}-{job.record.attempts}"  # unique, whatever ids clients send
         body = job.ask.upstream_body(continuous_usage=not plain)
         job.answer = answer = await self._upstream.post(worker, job.ask.path, body, request_id)
         return answer

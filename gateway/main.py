@@ -12,13 +12,9 @@ import uvloop
 
 from gateway.app import Gateway, build
 from gateway.config import GatewayConfig, load_config, surprises
-from gateway.errors import GatewayError
+from gateway.errors import ListenError
 
 READY_POLL = 0.05
-
-
-class ListenError(GatewayError):
-    """The address to listen on cannot be had."""
 
 
 def run(config: GatewayConfig | Path | str) -> int:

@@ -24,7 +24,8 @@ def refused(refusal: Refusal, pool: Pool) -> ApiError:
         return Overloaded("draining", "The gateway is shutting down.", retry_after=wait)
     if refusal.reason == "queue_timeout":
         return timed_out(pool, wait)
-    return RateLimited(refusal.reason, f"{refusal.message}.", retry_after=wait)
+    code = "rate_limit_exceeded" if refusal.reason == "rate_limit" else refusal.reason
+    return RateLimited(code, f"{refusal.message}.", retry_after=wait)
 
 
 def timed_out(pool: Pool, wait: float) -> ApiError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -90,10 +91,8 @@ async def make_house() -> AsyncIterator[MakeHouse]:
 
 async def until(reached: Callable[[], bool]) -> None:
     """Wait for something that has no event to wait on, ten seconds at most."""
-    import asyncio
-
     async with asyncio.timeout(10):
-        while not reached():
+        while not reached():  # noqa: ASYNC110 - there is no event to wait on
             await asyncio.sleep(0.002)
 
 

@@ -104,7 +104,7 @@ class Engine:
     async def _generate(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.seen.append(body)
-        self.headers.append(dict(request.headers))
+        self.headers.append({name.lower(): value for name, value in request.headers.items()})
         script = self.scripts.popleft() if self.scripts else self.default
         self.active += 1
         self.most_active = max(self.most_active, self.active)

@@ -1,0 +1,167 @@
+"""A client that leaves takes everything with it, wherever its request is; what was consumed stays charged."""
+
+from __future__ import annotations
+
+import asyncio
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
+from typing import Any
+
+import aiohttp
+import pytest
+
+from .conftest import House, MakeHouse, chat, until
+from .engine import Engine, Script
+
+
+async def leave(house: House, body: dict[str, Any], when: Callable[[], Awaitable[None]]) -> None:
+    """Send a request over a connection of its own and close that once `when` is over."""
+    call = asyncio.ensure_future(house.post(body).__aenter__())
+    await when()
+    call.cancel()
+    for answer in await asyncio.gather(call, return_exceptions=True):
+        if isinstance(answer, aiohttp.ClientResponse):
+            answer.close()
+
+
+async def test_while_queued_the_ticket_leaves_the_queue(make_house: MakeHouse) -> None:
+    house = await make_house(Engine(hold_before=0), worker={"slots": 1})
+    first = asyncio.ensure_future(house.post(chat()).__aenter__())
+    await house.engine.until(lambda: house.engine.active == 1)
+    await leave(house, chat(), lambda: until(lambda: house.pool.scheduler.queue_length() == 1))
+    await until(lambda: house.pool.scheduler.queue_length() == 0)
+    house.engine.go.set()
+    (await first).release()
+    assert len(house.engine.seen) == 1, "a request whose client had left reached the engine"
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_before_the_first_byte_the_engine_is_told(make_house: MakeHouse, streamed: bool) -> None:
+    house = await make_house(Engine(hold_before=0))
+    await leave(house, chat(stream=streamed), lambda: house.engine.until(lambda: house.engine.active == 1))
+    await house.engine.until(lambda: house.engine.aborted == 1)
+    await until(house.pool.idle)
+    assert house.counter("a") == 0
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_while_streaming_the_engine_is_told_and_tokens_stay_charged(
+    make_house: MakeHouse, streamed: bool
+) -> None:
+    house = await make_house(Engine(hold_before=4), pool={"predict": "max_tokens"})
+    charged = 7 + 2 * 100
+
+    async def two_tokens_came() -> None:  # role, two tokens, then the engine holds
+        await until(lambda: any(t.produced == 2 for t in house.pool._turns))
+        assert house.counter("a") == charged
+
+    await leave(house, chat(stream=streamed, max_tokens=100), two_tokens_came)
+    await house.engine.until(lambda: house.engine.aborted == 1)
+    await until(house.pool.idle)
+    assert house.counter("a") == 7 + 2 * 2
+
+
+async def test_a_client_that_does_not_read_holds_up_nobody(make_house: MakeHouse) -> None:
+    """Metering and settling go on while the client reads nothing; then it is cut off."""
+    big = "y" * 50_000
+    house = await make_house(Engine(text=[[big] * 400]), worker={"slots": 1}, limits={"max_unsent_bytes": 200_000})
+    _, writer = await asyncio.open_connection("127.0.0.1", house.gateway.port, limit=2**10)
+    body = b'{"model":"m","messages":[],"stream":true}'
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nx-api-key: key-a\r\nContent-Length: %d\r\n\r\n"
+    writer.write(head % len(body) + body)
+    await house.engine.until(lambda: house.engine.seen)
+    await until(house.pool.idle)
+    assert house.counter("a") > 0
+    house.engine.scripts.append(Script())
+    async with house.post(chat(), key="key-b") as response:
+        assert response.status == 200
+    writer.close()
+
+
+class PlainCall:
+    """The client's side without HTTP; every method gives way once, so that each is a place to be cancelled at."""
+
+    path = "/v1/chat/completions"
+    key: str | None = "key-a"
+    request_id = "r"
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self.sent = b""
+        self.status = 0
+
+    async def body(self) -> bytes:
+        await asyncio.sleep(0)
+        return self._body
+
+    async def begin(self, headers: Mapping[str, str]) -> None:
+        await asyncio.sleep(0)
+
+    async def send(self, data: bytes) -> None:
+        await asyncio.sleep(0)
+        self.sent += data
+
+    async def end(self, *, broken: bool = False) -> None:
+        await asyncio.sleep(0)
+
+    async def reply(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+        await asyncio.sleep(0)
+        self.status, self.sent = status, body
+
+
+@types.coroutine
+def stepped(work: Coroutine[Any, Any, None], at_await: Callable[[], None]) -> Generator[Any, Any, None]:
+    """Run `work`, calling `at_await` each time it is about to wait."""
+    error: BaseException | None = None
+    while True:
+        try:
+            waits_for = work.throw(error) if error is not None else work.send(None)
+        except StopIteration:
+            return
+        at_await()
+        try:
+            error = None
+            yield waits_for
+        except BaseException as thrown:
+            error = thrown
+
+
+async def serve_cancelled_at(house: House, body: bytes, place: int) -> bool:
+    """Serve one call, cancelled at its `place`-th await. False: it was over before."""
+    awaits = 0
+
+    def at_await() -> None:
+        nonlocal awaits
+        awaits += 1
+        if awaits == place:
+            task.cancel()
+
+    async def run() -> None:
+        await stepped(house.gateway.hotpath.serve(PlainCall(body)), at_await)
+
+    task = asyncio.create_task(run())
+    await asyncio.gather(task, return_exceptions=True)
+    return awaits >= place
+
+
+@pytest.mark.parametrize("streamed", [b"true", b"false"])
+@pytest.mark.parametrize("trouble", [None, "overflow", "dies", "refuses"])
+async def test_cancelled_at_every_await(make_house: MakeHouse, streamed: bytes, trouble: str | None) -> None:
+    scripts = {"overflow": Script(status=503), "dies": Script(die_before=1), "refuses": Script(status=400)}
+    house = await make_house(Engine(), Engine(), worker={"slots": 1})
+    body = b'{"model":"m","messages":[],"max_tokens":2,"stream":%s}' % streamed
+    place = 1
+    while True:
+        for engine in house.engines:
+            engine.scripts.clear()
+        if trouble is not None:
+            house.engines[0].scripts.append(scripts[trouble])
+        reached = await serve_cancelled_at(house, body, place)
+        house.pool.scheduler.check_integrity()
+        assert house.pool.idle(), f"cancelled at await {place}: something is still held"
+        for engine in house.engines:
+            await engine.until(lambda engine=engine: engine.active == 0)
+        if not reached:
+            break
+        place += 1
+    assert place > 6

@@ -1,0 +1,169 @@
+"""Engines that fail, overflow, disappear and come back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from .conftest import MakeHouse, chat, until
+from .engine import Engine, Script
+from .test_serve import events
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize(
+    "failure",
+    [
+        Script(die_before=0),
+        Script(die_before=1),
+        Script(error_before=1),
+        Script(status=500),
+        Script(raw=b"data: {\n\n"),
+    ],
+    ids=["no head", "no event", "error event first", "status 500", "not JSON"],
+)
+async def test_before_the_first_event_another_worker_serves(
+    make_house: MakeHouse, failure: Script, streamed: bool
+) -> None:
+    house = await make_house(Engine(), Engine())
+    house.engines[0].scripts.append(failure)
+    async with house.post(chat(stream=streamed)) as response:
+        assert response.status == 200
+        text = await response.text()
+    assert [len(engine.seen) for engine in house.engines] == [1, 1]
+    assert text.count("x") >= 3
+    assert "error" not in text
+    assert house.counter("a") == 7 + 2 * 3, "a retry was charged twice"
+
+
+async def test_a_retry_goes_to_another_worker(make_house: MakeHouse) -> None:
+    house = await make_house(Engine(die_before=0), Engine())
+    for _ in range(3):
+        async with house.post(chat()) as response:
+            assert response.status == 200
+    assert len(house.engines[1].seen) == 3
+    assert house.counter("a") == 3 * (7 + 2 * 3)
+
+
+async def test_it_is_retried_once_only(make_house: MakeHouse) -> None:
+    house = await make_house(*(Engine(die_before=0) for _ in range(3)))
+    async with house.post(chat()) as response:
+        assert response.status == 502
+    assert sum(len(engine.seen) for engine in house.engines) == 2
+
+
+@pytest.mark.parametrize("failure", ["die_before", "error_before"])
+async def test_after_the_first_event_a_stream_ends_with_an_error_event(make_house: MakeHouse, failure: str) -> None:
+    house = await make_house(Engine(**{failure: 3}), Engine(**{failure: 3}))
+    async with house.post(chat(stream=True)) as response:
+        assert response.status == 200
+        got = events(await response.text())
+    assert got[-1]["error"]["code"] in ("upstream_closed", "upstream_error")
+    assert "[DONE]" not in got
+    assert sum(len(engine.seen) for engine in house.engines) == 1, "a stream that had begun was retried"
+    assert house.counter("a") == 7 + 2 * 1, "what was seen stays charged"
+
+
+async def test_after_the_first_event_a_whole_answer_becomes_502(make_house: MakeHouse) -> None:
+    house = await make_house(Engine(die_before=3))
+    async with house.post(chat()) as response:
+        assert response.status == 502
+        assert (await response.json())["error"]["code"] == "upstream_closed"
+
+
+async def test_an_engine_that_falls_silent_is_given_up(make_house: MakeHouse) -> None:
+    house = await make_house(Engine(hold_before=2), timeouts={"idle_s": 0.1})
+    async with house.post(chat(stream=True)) as response:
+        assert events(await response.text())[-1]["error"]["code"] == "upstream_timeout"
+    await house.engine.until(lambda: house.engine.aborted == 1)
+
+
+async def test_an_engine_that_never_begins_is_given_up(make_house: MakeHouse) -> None:
+    house = await make_house(Engine(hold_before=1), timeouts={"first_byte_s": 0.1})
+    async with house.post(chat(stream=True)) as response:
+        assert response.status == 502
+        assert (await response.json())["error"]["code"] == "upstream_timeout"
+    await house.engine.until(lambda: house.engine.aborted == 1)
+
+
+@pytest.mark.parametrize(
+    "full",
+    [Script(status=503), Script(status=429), Script(error_before=1, error={"message": "full", "code": 503})],
+    ids=["503", "429", "error event under 200"],
+)
+async def test_overflow_goes_back_to_the_head_of_the_queue(make_house: MakeHouse, full: Script) -> None:
+    house = await make_house(worker={"slots": 1})
+    house.engine.scripts.extend([full, full])
+    house.engine.go.set()
+    first = asyncio.ensure_future(house.post(chat(user="first")).__aenter__())
+    await house.engine.until(lambda: house.engine.seen)
+    second = asyncio.ensure_future(house.post(chat(user="second")).__aenter__())
+    for response in await asyncio.gather(first, second):
+        assert response.status == 200
+        await response.read()
+    assert [body["user"] for body in house.engine.seen] == ["first", "first", "first", "second"]
+    assert house.counter("a") == 2 * (7 + 2 * 3)
+
+
+async def test_an_engine_that_stays_full_ends_in_503(make_house: MakeHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.slots.LONGEST_HOLD", 0.05)
+    house = await make_house(Engine(status=503))
+    async with house.post(chat()) as response:
+        assert response.status == 503
+        assert (await response.json())["error"]["code"] == "engines_full"
+        assert int(response.headers["Retry-After"]) >= 1
+    assert len(house.engine.seen) == 9
+
+
+async def test_overflow_does_not_outlast_the_queue_timeout(make_house: MakeHouse) -> None:
+    house = await make_house(Engine(status=503), pool={"queue": {"timeout_s": 0.2}})
+    async with house.post(chat()) as response:
+        assert response.status == 504
+
+
+async def test_a_worker_that_disappears_gets_nothing_until_it_is_back(make_house: MakeHouse) -> None:
+    gone, other = Engine(), Engine()
+    house = await make_house(gone, other)
+    await gone.stop()
+    for _ in range(4):
+        async with house.post(chat()) as response:
+            assert response.status == 200
+    assert len(other.seen) == 4
+    workers = {worker.id: worker for worker in house.pool.snapshot()[1]}
+    await until(lambda: not workers[gone.url].healthy)
+    await gone.start()
+    await until(lambda: workers[gone.url].healthy)
+
+
+async def test_a_worker_that_calls_itself_unhealthy_gets_nothing(make_house: MakeHouse) -> None:
+    sick, other = Engine(), Engine()
+    house = await make_house(sick, other)
+    sick.alive = False
+    workers = {worker.id: worker for worker in house.pool.snapshot()[1]}
+    await until(lambda: not workers[sick.url].healthy)
+    async with house.post(chat()) as response:
+        assert response.status == 200
+    assert not sick.seen
+
+
+async def test_the_size_of_a_worker_is_read_from_its_metrics(make_house: MakeHouse) -> None:
+    engine = Engine()
+    engine.metrics = 'vllm:cache_config_info{block_size="16",max_num_seqs="5",num_gpu_blocks="100"} 1.0\n'
+    house = await make_house(engine, worker={"slots": None, "kv_tokens": None})
+    (worker,) = house.pool.snapshot()[1]
+    assert (worker.slots, worker.tokens) == (5, 1600)
+
+
+async def test_a_worker_that_names_no_size_gets_the_fall_back(make_house: MakeHouse) -> None:
+    house = await make_house(worker={"slots": None, "kv_tokens": None})
+    (worker,) = house.pool.snapshot()[1]
+    assert (worker.slots, worker.tokens) == (32, 32_768)
+
+
+async def test_a_stream_without_done_is_complete_when_its_choices_are(make_house: MakeHouse) -> None:
+    chunk = {"id": "r", "object": "x", "choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}]}
+    house = await make_house(Engine(raw=b"data: " + json.dumps(chunk).encode() + b"\n\n"))
+    async with house.post(chat(stream=True)) as response:
+        assert events(await response.text())[-1] == "[DONE]"
