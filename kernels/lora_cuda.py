@@ -10,6 +10,7 @@ import triton
 from torch import Tensor
 
 from kernels.choice import MeasuredChoice, Run
+from kernels.launch import KernelCall
 from kernels.lora_triton import expand_rows_kernel, expand_tiles_kernel, shrink_rows_kernel, shrink_tiles_kernel
 from kernels.plan import TILE_TOKENS, BatchPlan
 from kernels.row_table import RowTable
@@ -38,11 +39,18 @@ class Launch:
 
 
 DETERMINISTIC = Launch(tile=TILE_TOKENS, rank=16, inner=64, columns=64, splits=4)
-_STRATEGIES = {
+STRATEGIES = {
     "rows": Launch(tile=1, rank=16, inner=512, columns=256),
-    "tiles": Launch(tile=16, rank=16),
-    "wide tiles": Launch(tile=64, rank=16, inner=64, columns=128),
+    "tiles": Launch(tile=16, columns=64),
+    "wide tiles": Launch(tile=64, inner=64, columns=64),
 }
+
+
+def strategies(dtype: torch.dtype) -> dict[str, Launch]:
+    """Those that fit the registers: full float32 products have no tensor cores to keep their operands."""
+    if dtype == torch.float32:
+        return {"rows": STRATEGIES["rows"], "tiles": replace(STRATEGIES["tiles"], inner=64)}
+    return STRATEGIES
 
 
 def lora_add_cuda(out: Tensor, x: Tensor, weights: LoraWeights, plan: BatchPlan) -> None:
@@ -67,46 +75,47 @@ def add_with(launch: Launch, out: Tensor, x: Tensor, weights: LoraWeights, plan:
 
 def shrink_with(launch: Launch, x: Tensor, weights: LoraWeights, plan: BatchPlan) -> Tensor:
     """Returns float32 [splits, tokens, max rank], written only where an adapter's rank rows are."""
-    table = weights.table_a
     out = x.new_empty((launch.splits, plan.tokens, weights.a.max_rank), dtype=torch.float32)
-    rank_blocks = math.ceil(weights.a.max_rank / launch.rank)
-    strides = (x.stride(0), out.stride(0), out.stride(1))
-    constants = {**_constants(table), "SPLITS": launch.splits, "BLOCK_R": launch.rank, "BLOCK_K": launch.inner}
-    if rank_blocks == 0 or len(plan.order) == 0:
-        return out
-    if launch.tile == 1:
-        shrink_rows_kernel[(len(plan.order), rank_blocks, launch.splits)](
-            x, out, table.slices, table.index, table.pages, plan.token_slots, plan.order, *strides, **constants
-        )
-        return out
-    tiles = plan.tile_table(launch.tile)
-    constants |= {"BLOCK_T": launch.tile, "PRECISION": precision(x.dtype)}
-    shrink_tiles_kernel[(len(tiles), rank_blocks, launch.splits)](
-        x, out, table.slices, table.index, table.pages, tiles, plan.order, *strides, **constants
-    )
+    shrink_call(launch, out, x, weights, plan).run()
     return out
 
 
 def expand_with(launch: Launch, out: Tensor, shrunk: Tensor, weights: LoraWeights, plan: BatchPlan) -> None:
-    table = weights.table_b
-    slots = len(weights.a.ranks)
-    blocks = table.most_blocks(launch.columns)
-    strides = (out.stride(0), shrunk.stride(0), shrunk.stride(1))
-    constants = {**_constants(table), "SPLITS": shrunk.shape[0], "BLOCK_R": launch.rank, "BLOCK_N": launch.columns}
-    layout = (table.slices, table.index, table.pages, table.scales)
-    if weights.a.max_rank == 0 or len(plan.order) == 0:
-        return
+    """In place; see `kernels.lora_expand`."""
+    expand_call(launch, out, shrunk, weights, plan).run()
+
+
+def shrink_call(launch: Launch, out: Tensor, x: Tensor, weights: LoraWeights, plan: BatchPlan) -> KernelCall:
+    table = weights.table_a
+    arguments = {"x": x, "out": out, "slices": table.slices, "index": table.index, "pages": table.pages}
+    arguments |= {"x_stride": x.stride(0), "split_stride": out.stride(0), "out_stride": out.stride(1)}
+    constants = {**_constants(table), "SPLITS": launch.splits, "BLOCK_R": launch.rank, "BLOCK_K": launch.inner}
+    blocks = math.ceil(weights.a.max_rank / launch.rank)
     if launch.tile == 1:
-        expand_rows_kernel[(len(plan.order), blocks, len(weights.b))](
-            out, shrunk, *layout, plan.token_slots, plan.order, slots, *strides, **constants
-        )
-        return
+        arguments |= {"token_slots": plan.token_slots, "order": plan.order}
+        return KernelCall(shrink_rows_kernel, (len(plan.order), blocks, launch.splits), arguments, constants)
     tiles = plan.tile_table(launch.tile)
+    arguments |= {"tiles": tiles, "order": plan.order}
+    constants |= {"BLOCK_T": launch.tile, "PRECISION": precision(x.dtype)}
+    return KernelCall(shrink_tiles_kernel, (len(tiles), blocks, launch.splits), arguments, constants)
+
+
+def expand_call(launch: Launch, out: Tensor, shrunk: Tensor, weights: LoraWeights, plan: BatchPlan) -> KernelCall:
+    table, slots = weights.table_b, len(weights.a.ranks)
+    arguments = {"out": out, "shrunk": shrunk, "slices": table.slices, "index": table.index, "pages": table.pages}
+    arguments |= {"scales": table.scales, "slots": slots, "order": plan.order, "out_stride": out.stride(0)}
+    arguments |= {"split_stride": shrunk.stride(0), "shrunk_stride": shrunk.stride(1)}
+    constants = {**_constants(table), "SPLITS": shrunk.shape[0], "BLOCK_R": launch.rank, "BLOCK_N": launch.columns}
+    blocks = table.most_blocks(launch.columns) if weights.a.max_rank else 0
+    if launch.tile == 1:
+        arguments["token_slots"] = plan.token_slots
+        return KernelCall(expand_rows_kernel, (len(plan.order), blocks, len(weights.b)), arguments, constants)
+    tiles = plan.tile_table(launch.tile)
+    arguments["tiles"] = tiles
     constants |= {"BLOCK_T": launch.tile, "PRECISION": precision(out.dtype)}
     # One stage: ptxas before 13.3 miscompiles a pipelined wgmma whose first operand is converted in registers.
-    expand_tiles_kernel[(len(tiles), blocks, len(weights.b))](
-        out, shrunk, *layout, tiles, plan.order, slots, *strides, **constants, num_stages=1
-    )
+    options = {"num_stages": 1, "num_warps": 4 if launch.tile == TILE_TOKENS else 8}
+    return KernelCall(expand_tiles_kernel, (len(tiles), blocks, len(weights.b)), arguments, constants, options)
 
 
 def precision(dtype: torch.dtype) -> str:
@@ -137,7 +146,8 @@ _choice = MeasuredChoice(_event_seconds)
 def _fastest(out: Tensor, x: Tensor, weights: LoraWeights, plan: BatchPlan) -> Launch:
     if torch.cuda.is_current_stream_capturing():
         return _default(x, weights, plan)
-    launches = {name: _split(launch, weights, plan, _multiprocessors(x)) for name, launch in _STRATEGIES.items()}
+    fitting = strategies(x.dtype)
+    launches = {name: _split(launch, weights, plan, _multiprocessors(x)) for name, launch in fitting.items()}
     scratch = out.clone()
     shape = (x.dtype, weights.in_width, weights.out_width, weights.a.max_rank)
     shape = (*shape, len(plan.order).bit_length(), len(plan.segments).bit_length())
@@ -154,8 +164,9 @@ def _default(x: Tensor, weights: LoraWeights, plan: BatchPlan) -> Launch:
     if plan.deterministic:
         return DETERMINISTIC
     average = len(plan.order) / max(1, len(plan.segments))
-    name = "rows" if average < 4 else "tiles" if average < 64 else "wide tiles"
-    return _split(_STRATEGIES[name], weights, plan, _multiprocessors(x))
+    fitting = strategies(x.dtype)
+    name = "rows" if average < 4 else "tiles" if average < 64 else list(fitting)[-1]
+    return _split(fitting[name], weights, plan, _multiprocessors(x))
 
 
 def _multiprocessors(x: Tensor) -> int:
@@ -164,9 +175,20 @@ def _multiprocessors(x: Tensor) -> int:
 
 def _split(launch: Launch, weights: LoraWeights, plan: BatchPlan, multiprocessors: int) -> Launch:
     """Rank step and splits for these weights: enough programs to fill the device, at least two steps in each."""
-    rank = min(64, max(16, triton.next_power_of_2(weights.a.max_rank)))
+    rank = min(most_rank(launch), max(16, triton.next_power_of_2(weights.a.max_rank)))
     programs = sum(math.ceil((s.stop - s.start) / launch.tile) for s in plan.segments)
     programs *= math.ceil(max(1, weights.a.max_rank) / rank)
     steps = weights.table_a.most_blocks(launch.inner)
     wanted = math.ceil(WAVES * multiprocessors / max(1, programs))
-    return replace(launch, rank=rank, splits=max(1, min(wanted, steps // 2, MOST_SPLITS)))
+    return sized(launch, rank, max(1, min(wanted, steps // 2, MOST_SPLITS)))
+
+
+def most_rank(launch: Launch) -> int:
+    """The largest rank step that fits the registers of a program."""
+    return 64 if launch.tile > TILE_TOKENS else 32
+
+
+def sized(launch: Launch, rank: int, splits: int) -> Launch:
+    """The strategy with this rank step and these splits; a per-row program holds a shorter stretch of more rows."""
+    inner = launch.inner * 16 // rank if launch.tile == 1 else launch.inner
+    return replace(launch, rank=rank, inner=inner, splits=splits)
