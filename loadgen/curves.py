@@ -26,6 +26,12 @@ def service_rate(run: Run, tenant: str, times_s: Line) -> Line:
     return np.asarray(received / (high - low))
 
 
+def arrival_bins(run: Run) -> Line:
+    """The edges of 5 to 30 even bins of the arrivals: a tenant's bin holds four requests or more, if that is enough."""
+    per_tenant = len(run.records) / max(1, len(run.tenants))
+    return np.linspace(0, max(run.last_arrival_s, 1e-9), 1 + int(np.clip(per_tenant / 4, 5, 30)))
+
+
 def binned_ttft(run: Run, tenant: str, edges: Line) -> Line:
     """Median time to first token of what arrived between two edges; NaN where nothing of it was answered."""
     seen = [(r.arrival_s, r.ttft_s) for r in run.records if r.tenant == tenant and r.ttft_s is not None]

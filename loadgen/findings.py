@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
 
+from loadgen.metrics import percentiles
 from loadgen.results import Comparison, Outcome, Run
 
 
@@ -77,8 +77,7 @@ def lightest(comparison: Comparison) -> list[str]:
 def median_ttft(run: Run, tenants: Sequence[str]) -> float | None:
     """Median time to first token of what these tenants had answered."""
     members = set(tenants)
-    seen = [record.ttft_s for record in run.records if record.tenant in members and record.ttft_s is not None]
-    return median(seen) if seen else None
+    return percentiles(record for record in run.records if record.tenant in members).p50
 
 
 # -- sentences -------------------------------------------------------------------------------------------------
@@ -101,18 +100,19 @@ def _in_short(comparison: Comparison, run: Run) -> str:
 
 
 def all_sending_s(comparison: Comparison) -> float:
-    """From when on every tenant has sent something; 0 where that leaves less than a quarter of the run."""
+    """From when on every tenant has sent something; 0 where that is all but the whole run, or less than a quarter."""
     first: dict[str, float] = {}
     for record in comparison.runs[0].records:
         first[record.tenant] = min(record.arrival_s, first.get(record.tenant, record.arrival_s))
     start = max(first.values(), default=0.0)
-    return start if start <= 0.75 * comparison.runs[0].last_arrival_s else 0.0
+    last = comparison.runs[0].last_arrival_s
+    return start if 0.05 * last < start <= 0.75 * last else 0.0
 
 
 def about_service(comparison: Comparison) -> str:
     """Whose share of the service depends most on the policy."""
     start = all_sending_s(comparison)
-    shares = [run.series.shares(start, run.last_arrival_s) for run in comparison.runs]
+    shares = [_shares(run, start) for run in comparison.runs]
     spread = {t: _spread([share[t] for share in shares]) for t in comparison.runs[0].tenants}
     tenant = max(spread, key=lambda t: spread[t])
     by_policy = dict(zip((run.policy for run in comparison.runs), shares, strict=True))
@@ -121,6 +121,12 @@ def about_service(comparison: Comparison) -> str:
     if len(comparison.runs) > 1 and spread[tenant] < 0.02:
         return f"{since} receives {told}: no tenant's share depends much on the policy."
     return f"{since} receives {told}."
+
+
+def _shares(run: Run, start_s: float) -> dict[str, float]:
+    if start_s == 0.0:
+        return {tenant: result.share for tenant, result in run.tenants.items()}
+    return run.series.shares(start_s, run.last_arrival_s)
 
 
 def about_response(comparison: Comparison) -> str:
@@ -144,7 +150,8 @@ def _factor(comparison: Comparison, waits: Mapping[str, float | None]) -> str:
         best, worst = min(fair, key=lambda p: fair[p]), max(fair, key=lambda p: fair[p])
         if fair[worst] > 1.1 * fair[best]:
             text = f", {fair[worst] / fair[best]:.1f} times as long under {worst} as under {best}"
-    return text + (f" (of what it accepted, under {_and(refusing)})" if refusing else "")
+    partial = [run.policy for run in comparison.runs if run.count(Outcome.FINISHED) < len(run.records)]
+    return text + (f" (counting only what was answered, under {_and(partial)})" if partial else "")
 
 
 def about_gap(comparison: Comparison) -> str:

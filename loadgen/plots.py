@@ -5,6 +5,7 @@ Colours are Okabe and Ito's (told apart with any colour vision); lines also diff
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from loadgen.curves import Line, binned_ttft, half_window_s, mean_curve, service_rate
+from loadgen.curves import Line, arrival_bins, binned_ttft, half_window_s, mean_curve, service_rate
 from loadgen.findings import (
     about_gap,
     about_response,
@@ -75,7 +76,7 @@ class Picture:
 
 def slug(workload: str) -> str:
     """A file name's part for a workload, which may be a path."""
-    return "".join(c if c.isalnum() else "-" for c in Path(workload).name).strip("-").lower() or "workload"
+    return re.sub(r"[^a-z0-9]+", "-", Path(workload).name.lower()).strip("-") or "workload"
 
 
 # -- the pictures ----------------------------------------------------------------------------------------------
@@ -96,7 +97,7 @@ def draw_response(comparison: Comparison, theme: Theme) -> Figure:
     """Median time to first token of each tenant, by time of arrival, one panel per policy."""
 
     def lines(run: Run, tenants: Sequence[str]) -> tuple[Line, list[Line]]:
-        edges = np.linspace(0, max(run.last_arrival_s, 1e-9), 31)
+        edges = arrival_bins(run)
         return (edges[1:] + edges[:-1]) / 2, [binned_ttft(run, tenant, edges) for tenant in tenants]
 
     figure = _panels(comparison, theme, "time to first token (s)\n(median, by arrival)", lines)

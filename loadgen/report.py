@@ -33,10 +33,13 @@ def write_report(comparisons: Sequence[Comparison], out_dir: Path, *, progress: 
     """Write `index.html`, `report.md`, and per workload its pictures and `<workload>.json`; returns the HTML page.
 
     The JSON is the contract of `Comparison.to_json`. Files of the same names are replaced, others left alone.
-    Raises ValueError when there is nothing to compare, OSError when the folder cannot be written.
+    Raises ValueError when there is nothing to compare or two workloads are called alike, OSError when the folder
+    cannot be written.
     """
     if not comparisons or not all(comparison.runs for comparison in comparisons):
         raise ValueError("nothing to report: expected at least one comparison, each with at least one run")
+    if len({slug(comparison.workload) for comparison in comparisons}) < len(comparisons):
+        raise ValueError("two comparisons of one report are called alike: their pictures would overwrite each other")
     out_dir.mkdir(parents=True, exist_ok=True)
     jobs = [(comparison, picture) for comparison in comparisons for picture in PICTURES]
     for i, (comparison, picture) in enumerate(jobs):

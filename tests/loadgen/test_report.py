@@ -283,6 +283,20 @@ def _log_of(records: Sequence[RequestRecord]) -> ServiceLog:
     return log
 
 
+def test_sentences_and_tables_agree() -> None:
+    comparison = made(**_unequal())
+    for run in comparison.runs:
+        light = run.tenants["light"]
+        assert f"{light.ttft_s.p50:.2f} s under {run.policy}" in about_response(comparison)
+        (told,) = re.findall(rf"(\d+)\N{{NO-BREAK SPACE}}% under {run.policy}", about_service(made(**{"only": run})))
+        assert any(f"{100 * result.share:.0f}" == told for result in run.tenants.values())
+
+
+def test_two_workloads_of_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="called alike"):
+        write_report([made("a/x.csv"), made("b/x.csv")], tmp_path)
+
+
 def test_shares_are_told_from_when_every_tenant_sends() -> None:
     early, late = made_run("vtc", {"early": 0.5}), made_run("vtc", {"late": 0.5}, requests=20)
     moved = [
