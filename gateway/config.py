@@ -65,7 +65,7 @@ class WorkerConfig(_Section):
     url: Annotated[str, AfterValidator(_worker_url)]
     slots: Positive | None = None
     kv_tokens: Annotated[int, Field(ge=2)] | None = None
-    api_key: str | None = Field(default=None, repr=False)
+    api_key: Annotated[str, Field(pattern=r"^[!-~]+$")] | None = Field(default=None, repr=False)
 
 
 class QueueConfig(_Section):

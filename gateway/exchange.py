@@ -70,6 +70,11 @@ class Job:
     def pool(self) -> Pool:
         return self.route.pool
 
+    def finish_answer(self) -> None:
+        if self.answer is not None:
+            self.answer.finish()
+            self.answer = None
+
     def drop_answer(self) -> None:
         if self.answer is not None:
             self.answer.close()

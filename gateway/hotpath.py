@@ -258,6 +258,7 @@ class HotPath:
     def _settle(self, job: Job, meter: Meter) -> None:
         """The engine is done. Settled before the client has read the end: a slow client holds no room."""
         job.pool.finish(job.ticket)
+        job.finish_answer()
         self._estimator.observe(job.ask.model, job.ask.raw_tokens, meter.input_tokens or 0)
 
     # -- answers -----------------------------------------------------------------------------------------------

@@ -149,6 +149,11 @@ class LocalPool:
         self._room.set_worker(worker, tokens=kv_tokens)
         self._apply_limit(worker)
 
+    def engine_waiting(self, worker: str, waiting: int) -> None:
+        """So many requests wait inside the engine."""
+        self._limits[worker].waiting(waiting, self._room.workers[worker].running)
+        self._apply_limit(worker)
+
     def snapshot(self) -> tuple[Snapshot, list[Worker]]:
         return self.scheduler.snapshot(), list(self._room.workers.values())
 
