@@ -38,13 +38,14 @@ class Attended(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """`tokens` and `positions` [rows]; logits are wanted of `last_rows`, one row for each run, in order. Rows in no
-    part of `attention` are padding."""
+    """`tokens` and `positions` [rows]; logits are computed of `last_rows`: the last row of each of the `runs` runs,
+    in order, then padding. Rows in no part of `attention` are padding."""
 
     tokens: Tensor
     positions: Tensor
     attention: tuple[Attended, ...]
     last_rows: Tensor
+    runs: int
     lora: BatchLora
 
     @classmethod
@@ -52,24 +53,29 @@ class Batch:
         """All of `runs`, in as few and large operations as possible."""
         rows = sum(len(run.tokens) for run in runs)
         attended = Attended(slice(0, rows), _plan(runs))
-        return cls._build(runs, rows, (attended,), BatchLora(pack, _adapters(runs, rows)))
+        return cls._build(runs, rows, len(runs), (attended,), BatchLora(pack, _adapters(runs, rows)))
 
     @classmethod
-    def fixed(cls, runs: Sequence[Run], pack: AdapterPack, rows: int) -> Batch:
-        """`runs` padded to exactly `rows` rows, attention one run at a time: the arithmetic of a row has the same
-        shapes whatever else is in the batch (the deterministic mode)."""
+    def fixed(cls, runs: Sequence[Run], pack: AdapterPack, rows: int, last_rows: int) -> Batch:
+        """`runs` padded to exactly `rows` rows, and `last_rows` of logits; attention one run at a time: the
+        arithmetic of a row has the same shapes whatever else is in the batch (the deterministic mode)."""
         attended = tuple(Attended(at, _plan([run])) for at, run in _placed(runs))
-        return cls._build(runs, rows, attended, BatchLora(pack, _adapters(runs, rows), deterministic=True))
+        lora = BatchLora(pack, _adapters(runs, rows), deterministic=True)
+        return cls._build(runs, rows, last_rows, attended, lora)
 
     @classmethod
-    def _build(cls, runs: Sequence[Run], rows: int, attention: tuple[Attended, ...], lora: BatchLora) -> Batch:
+    def _build(
+        cls, runs: Sequence[Run], rows: int, last_rows: int, attention: tuple[Attended, ...], lora: BatchLora
+    ) -> Batch:
         tokens = [token for run in runs for token in run.tokens]
         positions = [position for run in runs for position in range(run.start, run.end)]
-        padding = [0] * (rows - len(tokens))
         last = [at.stop - 1 for at, _ in _placed(runs)]
-        return cls(
-            torch.tensor(tokens + padding), torch.tensor(positions + padding), attention, torch.tensor(last), lora
-        )
+        filled = (_padded(tokens, rows), _padded(positions, rows))
+        return cls(*filled, attention, _padded(last, last_rows), len(runs), lora)
+
+
+def _padded(numbers: list[int], length: int) -> Tensor:
+    return torch.tensor(numbers + [0] * (length - len(numbers)))
 
 
 def _plan(runs: Sequence[Run]) -> AttentionPlan:

@@ -206,7 +206,7 @@ class Engine:
             return [(due, Batch.mixed(_runs(due), self._adapters.pack))] if due else []
         passes = [(tile, DECODE_ROWS) for tile in _tiles(decoding)]
         passes += [([chunk], self._config.prefill_chunk) for chunk in chunks]
-        return [(due, Batch.fixed(_runs(due), self._adapters.pack, rows)) for due, rows in passes]
+        return [(due, Batch.fixed(_runs(due), self._adapters.pack, rows, DECODE_ROWS)) for due, rows in passes]
 
     def _chunks(self) -> list[Due]:
         """Up to `prefill_chunk` prompt tokens, of the requests that came first; deterministic: of one request."""

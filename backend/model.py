@@ -72,7 +72,7 @@ class Decoder:
 
     @torch.inference_mode()
     def forward(self, batch: Batch, cache: KvCache) -> Tensor:
-        """Run `batch`, storing its keys and values. Returns float32 logits [len(batch.last_rows), vocab]."""
+        """Run `batch`, storing its keys and values. Returns float32 logits [batch.runs, vocab]."""
         x = embedding(batch.tokens, self._embedding)
         if self.spec.gemma:
             x = x * self._scale
@@ -81,7 +81,7 @@ class Decoder:
             x = self._attention_block(x, index, layer, batch, cache, turns[layer.spec.rope])
             x = self._mlp_block(x, index, layer, batch)
         x = rms_norm(x.index_select(0, batch.last_rows), self._norm, self.spec.eps)
-        return linear(x, self._head).float()
+        return linear(x, self._head)[: batch.runs].float()
 
     def _attention_block(
         self, x: Tensor, index: int, layer: Layer, batch: Batch, cache: KvCache, turns: tuple[Tensor, Tensor]
