@@ -1,29 +1,42 @@
 """Fairgate's law: who is next and who pays. Pure, synchronous, no clock."""
 
+from fairness.adapters import AdapterRoom
+from fairness.auditor import Auditor, Crossing
 from fairness.cost import CostError, CostFunction, Piecewise, Profiled, Weighted, parse_cost
 from fairness.limiter import SlidingWindow
+from fairness.objective import Objective
+from fairness.oracle import Arrival, fluid_service
 from fairness.policies import Policy, parse_policy
-from fairness.predict import Ewma, MaxTokens, NoPrediction, Predictor
-from fairness.room import Capacity, Room, Worker, WorkerRoom
+from fairness.predict import Ewma, LastK, MaxTokens, NoPrediction, Predictor, Quantile, parse_predictor
+from fairness.room import Capacity, Obstacle, Residency, Room, Worker, WorkerRoom
 from fairness.scheduler import Scheduler, Snapshot, TenantState
 from fairness.shares import MILLI
 from fairness.ticket import Grant, LawError, Refusal, State, Ticket
 
 __all__ = [
     "MILLI",
+    "AdapterRoom",
+    "Arrival",
+    "Auditor",
     "Capacity",
     "CostError",
     "CostFunction",
+    "Crossing",
     "Ewma",
     "Grant",
+    "LastK",
     "LawError",
     "MaxTokens",
     "NoPrediction",
+    "Objective",
+    "Obstacle",
     "Piecewise",
     "Policy",
     "Predictor",
     "Profiled",
+    "Quantile",
     "Refusal",
+    "Residency",
     "Room",
     "Scheduler",
     "SlidingWindow",
@@ -34,6 +47,8 @@ __all__ = [
     "Weighted",
     "Worker",
     "WorkerRoom",
+    "fluid_service",
     "parse_cost",
     "parse_policy",
+    "parse_predictor",
 ]

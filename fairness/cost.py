@@ -150,11 +150,11 @@ def parse_cost(spec: str | Mapping[str, object]) -> CostFunction:
 def _from_text(text: str) -> dict[str, object]:
     kind, _, arguments = text.partition(":")
     settings: dict[str, object] = {"kind": kind}
-    positional = iter(("input", "output", "cached_input"))
+    positional = iter(("input", "output", "cached_input"))  # weighted:1,2 and weighted:1,2,0.1
     for argument in filter(None, arguments.split(",")):
         name, equals, value = argument.rpartition("=")
         if not equals and kind == "weighted":
-            name = next(positional, "")
+            name = next(positional, "a fourth price")
         try:
             settings[name.strip()] = float(value)
         except ValueError:

@@ -112,15 +112,19 @@ class WorkerRoom:
         self._measure()
 
     def place(self, ticket: Ticket) -> str | None:
-        tokens = ticket.input_tokens + max(ticket.predicted, ticket.produced)
-        fitting = [worker for worker in self._eligible(ticket) if worker.fits(tokens)]
+        fitting = self.fitting(ticket)
         if not fitting:
             return None
         best = min(fitting, key=Worker.load)
         best.running += 1
-        best.reserved += tokens
-        ticket.reserved = tokens
+        ticket.reserved = _size(ticket)
+        best.reserved += ticket.reserved
         return best.id
+
+    def fitting(self, ticket: Ticket) -> list[Worker]:
+        """The workers that could take it now."""
+        tokens = _size(ticket)
+        return [worker for worker in self._eligible(ticket) if worker.fits(tokens)]
 
     def _eligible(self, ticket: Ticket) -> list[Worker]:
         """The healthy workers; those to avoid only when no other is left, or the head would block the pool."""
@@ -148,3 +152,7 @@ class WorkerRoom:
         for worker in self.workers.values():
             if (worker.running, worker.reserved) != (running[worker.id], reserved[worker.id]):
                 raise LawError(f"worker {worker.id} holds room that no ticket in flight reserved")
+
+
+def _size(ticket: Ticket) -> int:
+    return ticket.input_tokens + max(ticket.predicted, ticket.produced)
