@@ -1,0 +1,89 @@
+"""Who is next, through real HTTP and a worker with one slot; FCFS is the control that must fail."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from .conftest import House, MakeHouse, chat, tenant, until
+from .engine import Engine
+
+
+async def order_served(house: House, arrivals: str) -> str:
+    """Let all of `arrivals` (a tenant each) queue behind a held request of tenant a; who was served, in order."""
+    calls = [asyncio.ensure_future(house.post(chat(user="a")).__aenter__())]
+    await house.engine.until(lambda: house.engine.active == 1)
+    for count, name in enumerate(arrivals, start=1):
+        calls.append(asyncio.ensure_future(house.post(chat(user=name), key=f"key-{name}").__aenter__()))
+        await until(lambda count=count: house.pool.scheduler.queue_length() == count)
+        house.pool.scheduler.check_integrity()
+        snapshot = house.pool.scheduler.snapshot()
+        assert snapshot.gap <= snapshot.bound
+    house.engine.go.set()
+    for response in await asyncio.gather(*calls):
+        assert response.status == 200
+        await response.read()
+    return "".join(body["user"] for body in house.engine.seen)[1:]
+
+
+def most_ahead(order: str, weight_a: int = 1) -> int:
+    """How far tenant a's served requests, per weight, were ever ahead of b's."""
+    return max(order[:k].count("a") - weight_a * order[:k].count("b") for k in range(len(order) // 2))
+
+
+async def test_vtc_alternates_whatever_the_order_of_arrival(make_house: MakeHouse) -> None:
+    house = await make_house(Engine(hold_before=0), worker={"slots": 1})
+    order = await order_served(house, "aaaaaabbbbbb")
+    assert house.engine.most_active == 1
+    assert most_ahead(order) <= 1
+    assert order[:6].count("b") >= 3
+
+
+async def test_vtc_serves_by_weight(make_house: MakeHouse) -> None:
+    house = await make_house(
+        Engine(hold_before=0), worker={"slots": 1}, tenants=[tenant("a", weight=3.0), tenant("b", weight=1.0)]
+    )
+    order = await order_served(house, "b" * 8 + "a" * 8)
+    assert order[:8].count("a") == 6
+
+
+@pytest.mark.parametrize("policy", ["fcfs"])
+async def test_the_control_breaks_it(make_house: MakeHouse, policy: str) -> None:
+    house = await make_house(Engine(hold_before=0), worker={"slots": 1}, pool={"policy": policy})
+    order = await order_served(house, "aaaaaabbbbbb")
+    assert order == "aaaaaabbbbbb"
+    assert most_ahead(order) == 5
+
+
+async def test_a_prediction_that_does_not_fit_blocks_nobody_for_ever(make_house: MakeHouse) -> None:
+    """The head waits for room rather than being passed; all are served, and never more at once than fit."""
+    house = await make_house(worker={"slots": 8, "kv_tokens": 100}, pool={"predict": "max_tokens"})
+    calls = [house.post(chat(max_tokens=size, user="a")) for size in (80, 10, 80, 10)]
+    for response in await asyncio.gather(*(call.__aenter__() for call in calls)):
+        assert response.status == 200
+        await response.read()
+
+
+async def test_room_is_held_while_a_request_runs_and_given_back(make_house: MakeHouse) -> None:
+    house = await make_house(Engine(hold_before=0), pool={"predict": "max_tokens"})
+    call = asyncio.ensure_future(house.post(chat(max_tokens=50)).__aenter__())
+    await house.engine.until(lambda: house.engine.active == 1)
+    (worker,) = house.pool.snapshot()[1]
+    assert (worker.running, worker.reserved) == (1, 7 + 50)
+    house.engine.go.set()
+    await (await call).read()
+    await until(lambda: worker.reserved == 0)
+
+
+async def test_requests_that_wait_inside_the_engine_lower_the_fall_back(make_house: MakeHouse) -> None:
+    engine = Engine(hold_before=0)
+    house = await make_house(engine, worker={"slots": None, "kv_tokens": None})
+    calls = [asyncio.ensure_future(house.post(chat()).__aenter__()) for _ in range(10)]
+    await engine.until(lambda: engine.active == 10)
+    engine.metrics = 'vllm:num_requests_waiting{model_name="m"} 6.0\n'
+    (worker,) = house.pool.snapshot()[1]
+    await until(lambda: worker.slots == 10 - 6 + 1)
+    engine.go.set()
+    for response in await asyncio.gather(*calls):
+        await response.read()
