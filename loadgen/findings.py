@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from loadgen.metrics import percentiles
 from loadgen.results import Comparison, Outcome, Run
 
+GAP_SHOWN = 4  # times the bound: some policies go so far beyond that nothing else would be seen
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:
@@ -164,7 +166,9 @@ def about_gap(comparison: Comparison) -> str:
     if broken:
         parts.append("it is broken under " + _and([f"{r.policy} ({number(r.service_gap_max)})" for r in broken]))
     meaning = "how far two tenants that both wait may drift apart"
-    return f"The bound 2U/min(w), {meaning}, is {number(comparison.bound)}: {'; '.join(parts)}."
+    sentence = f"The bound 2U/min(w), {meaning}, is {number(comparison.bound)}: {'; '.join(parts)}."
+    beyond = any(run.service_gap_max > GAP_SHOWN * comparison.bound for run in comparison.runs)
+    return sentence + (f" The picture ends at {GAP_SHOWN} times the bound." if beyond else "")
 
 
 def about_throughput(comparison: Comparison) -> str:

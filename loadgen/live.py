@@ -132,7 +132,6 @@ class _Client:
     async def _send_all(self, exchanges: Sequence[Exchange]) -> None:
         for exchange in exchanges:
             await self._until(exchange.arrival_s)
-            exchange.sent_s = self.now()
             if len(self._in_flight) >= self._target.max_in_flight:
                 exchange.end(self.now(), Ending.FAILED, "client_limit")
                 continue
@@ -163,6 +162,7 @@ class _Client:
             await asyncio.sleep(PROGRESS_S)
 
     async def _send(self, exchange: Exchange) -> None:
+        exchange.sent_s = self.now()
         try:
             async with asyncio.timeout(self._target.request_timeout_s):
                 await self._exchange(exchange)

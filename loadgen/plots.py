@@ -18,6 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from loadgen.curves import Line, arrival_bins, binned_ttft, half_window_s, mean_curve, service_rate
 from loadgen.findings import (
+    GAP_SHOWN,
     about_gap,
     about_response,
     about_service,
@@ -161,9 +162,9 @@ def _span_s(comparison: Comparison) -> float:
 
 
 def _gap_shown(comparison: Comparison) -> float:
-    """The height of the gap's picture: some policies go so far beyond the bound that nothing else would be seen."""
+    """The height of the gap's picture: all of it, unless a policy leaves the bound too far behind."""
     largest = max(run.service_gap_max for run in comparison.runs)
-    return max(1.25 * comparison.bound, min(1.05 * largest, 4 * comparison.bound))
+    return max(1.25 * comparison.bound, min(1.05 * largest, GAP_SHOWN * comparison.bound))
 
 
 # -- drawing ---------------------------------------------------------------------------------------------------
