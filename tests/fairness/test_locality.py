@@ -1,0 +1,174 @@
+"""Locality within a stated slack: never further from the strict order than that, and nothing with slack 0."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+
+import pytest
+
+from fairness import AdapterRoom, Grant, MaxTokens, Scheduler, Ticket, Weighted, Worker
+from fairness.policies import Vtc
+
+from .world import KINDS, World, random_ops, random_setting
+
+
+def pool(slack: float, adapter_slots: int = 2, slots: int = 4, tokens: int = 200, load: float = 0.0) -> Scheduler:
+    room = AdapterRoom([Worker("w", slots, tokens)], {"w": adapter_slots})
+    return Scheduler(Vtc(slack), Weighted(), room, predictor=MaxTokens(), adapter_load=load)
+
+
+def submit(scheduler: Scheduler, tenant: str, count: int = 1, n_in: int = 10, n_out: int = 20) -> list[Ticket]:
+    """Each tenant has an adapter of its own."""
+    tickets = [Ticket(f"{tenant}{i}", tenant, n_in, n_out, adapter=f"lora-{tenant}") for i in range(count)]
+    assert all(scheduler.submit(ticket, 0.0) is None for ticket in tickets)
+    return tickets
+
+
+def serve(scheduler: Scheduler) -> Ticket:
+    grant = scheduler.pick()
+    assert grant is not None
+    end(scheduler, grant)
+    return grant.ticket
+
+
+def end(scheduler: Scheduler, grant: Grant) -> None:
+    scheduler.charge(grant.ticket, grant.ticket.max_tokens)
+    scheduler.finish(grant.ticket)
+    scheduler.check_integrity()
+
+
+def counters(scheduler: Scheduler) -> dict[str, float]:
+    return {name: state.counter for name, state in scheduler.snapshot().tenants.items() if state.waiting}
+
+
+class AdapterWorld(World):
+    """Every ticket has an adapter, and there is room for all of them: the order must be that of the plain law."""
+
+    def __post_init__(self) -> None:
+        scheduler = self.setting.scheduler
+
+        def with_adapters(policy: Vtc, cost: object, room: object, **options: object) -> Scheduler:
+            self.adapters = AdapterRoom(list(self.room.workers.values()), dict.fromkeys(self.room.workers, 9))
+            return scheduler(policy, cost, self.adapters, **options)
+
+        self.setting = self.setting._replace(scheduler=with_adapters)
+        super().__post_init__()
+        self.room = self.adapters
+
+    def do_submit(self, a: int, b: int) -> None:
+        before = len(self.tickets)
+        super().do_submit(a, b)
+        for ticket in self.tickets[before:]:
+            ticket.adapter = f"lora{b % 4}"
+
+
+def test_with_slack_0_it_is_the_plain_law_decision_for_decision() -> None:
+    for seed in range(60):
+        chance = random.Random(seed)
+        AdapterWorld(random_setting(chance)).play(random_ops(chance, 80, KINDS))
+
+
+@pytest.mark.parametrize("slack", [0.0, 100.0, 400.0])
+def test_no_turn_is_further_from_the_strict_order_than_the_slack_and_the_bound_holds(slack: float) -> None:
+    for seed in range(25):
+        chance = random.Random(seed)
+        scheduler = pool(slack)
+        running: list[Grant] = []
+        for _ in range(300):
+            tenant = chance.choice("abcde")
+            submit(scheduler, tenant, chance.randint(0, 2), chance.randint(1, 60), chance.randint(1, 60))
+            waiting = counters(scheduler)
+            grant = scheduler.pick()
+            if grant is not None:
+                assert waiting[grant.ticket.tenant] <= min(waiting.values()) + slack
+                running.append(grant)
+            elif running:
+                end(scheduler, running.pop(chance.randrange(len(running))))
+            assert scheduler.gap() <= scheduler.bound() == 2 * 200 + slack
+
+
+def loads(scheduler: Scheduler, turns: int) -> int:
+    """Adapters brought in while tenants take turns on a worker that holds one."""
+    served = [serve(scheduler).adapter for _ in range(turns)]
+    return sum(a != b for a, b in pairwise(served))
+
+
+def test_slack_saves_adapter_loads() -> None:
+    brought_in = {}
+    for slack in (0.0, 200.0):
+        scheduler = pool(slack, adapter_slots=1)
+        for _ in range(40):
+            submit(scheduler, "a")
+            submit(scheduler, "b")
+        brought_in[slack] = loads(scheduler, 60)
+    assert brought_in[0.0] == 59
+    assert brought_in[200.0] <= 59 / 4
+
+
+def test_without_slack_nobody_passes_a_head_that_lacks_an_adapter_slot() -> None:
+    scheduler = pool(0.0, adapter_slots=1)
+    submit(scheduler, "a", 5)
+    assert scheduler.pick() is not None
+    submit(scheduler, "b", 5)
+    assert [grant.ticket.tenant for grant in iter(scheduler.pick, None)] == ["a"], "equal, and older"
+    assert counters(scheduler) == {"a": 100, "b": 50}
+
+
+def test_others_pass_within_the_slack_and_the_next_slot_is_kept_for_the_head() -> None:
+    scheduler = pool(120.0, adapter_slots=1)
+    submit(scheduler, "a", 1)
+    running = [grant for grant in [scheduler.pick()] if grant]
+    submit(scheduler, "head", 5)
+    submit(scheduler, "a", 9)
+    submit(scheduler, "other", 9)
+    passed = []
+    while grant := scheduler.pick():
+        running.append(grant)
+        passed.append(grant.ticket.tenant)
+    assert passed == ["a"] * len(passed) != [], "only the adapter that is in use may pass"
+    for grant in running[:-1]:
+        end(scheduler, grant)
+        again = scheduler.pick()
+        assert again is None or again.ticket.tenant == "a"
+        if again is not None:
+            running.append(again)
+    for grant in [grant for grant in running if grant.ticket.worker and grant.ticket.state.value == "running"]:
+        end(scheduler, grant)
+    freed = scheduler.pick()
+    assert freed is not None
+    assert freed.ticket.tenant == "head"
+
+
+def test_nobody_passes_a_head_that_lacks_room() -> None:
+    scheduler = pool(1000.0, slots=8, tokens=100)
+    submit(scheduler, "a", 1, 10, 50)
+    assert scheduler.pick() is not None
+    submit(scheduler, "large", 1, 60, 30)
+    submit(scheduler, "a", 1, 1, 1)
+    assert counters(scheduler)["large"] <= counters(scheduler)["a"]
+    assert scheduler.pick() is None
+
+
+def test_an_adapter_load_is_charged_once_for_each_that_is_brought_in_and_undone_by_a_requeue() -> None:
+    scheduler = pool(0.0, adapter_slots=1, load=500.0)
+    submit(scheduler, "a", 3)
+    served = [serve(scheduler) for _ in range(2)]
+    assert [ticket.charged for ticket in served] == [(500 + 50) * 1000, 50 * 1000]
+    assert scheduler.bound() == 2 * 200 + 500
+    before = scheduler.snapshot().tenants["a"].counter
+    grant = scheduler.pick()
+    assert grant is not None
+    scheduler.requeue(grant.ticket)
+    scheduler.check_integrity()
+    assert scheduler.snapshot().tenants["a"].counter == before
+
+
+def test_the_longest_unused_adapter_makes_way() -> None:
+    scheduler = pool(0.0, adapter_slots=2)
+    for tenant in ("a", "b", "a", "c"):
+        submit(scheduler, tenant)
+        serve(scheduler)
+    room = scheduler.room
+    assert isinstance(room, AdapterRoom)
+    assert room.adapters("w") == ["lora-a", "lora-c"]
