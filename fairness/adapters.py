@@ -90,7 +90,8 @@ class AdapterRoom(WorkerRoom):
         if adapter not in users:
             self._make_slot(users, self._slots_of(worker_id))
         users[adapter] = users.pop(adapter, 0) + 1
-        self._claim = ""
+        if adapter == self._claim:
+            self._claim = ""
 
     def _make_slot(self, users: OrderedDict[str, int], slots: int) -> None:
         if len(users) >= slots:

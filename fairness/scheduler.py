@@ -367,7 +367,8 @@ class Scheduler:
         if obstacle is Obstacle.ROOM:
             return None
         if obstacle is Obstacle.ADAPTER:
-            residency.hold(first.head())
+            residency.hold(first.head())  # instead of a former head that may have left the queue
+            obstacle = residency.obstacle(first.head())
         for tenant in root.near(round(self.policy.slack * MILLI), REACH):
             head = tenant.head()
             if self._obstacle(residency, head) is Obstacle.NONE and residency.resident(head):

@@ -32,6 +32,12 @@ def serve(scheduler: Scheduler) -> Ticket:
     return grant.ticket
 
 
+def serve_later(scheduler: Scheduler) -> Grant:
+    grant = scheduler.pick()
+    assert grant is not None
+    return grant
+
+
 def end(scheduler: Scheduler, grant: Grant) -> None:
     scheduler.charge(grant.ticket, grant.ticket.max_tokens)
     scheduler.finish(grant.ticket)
@@ -116,28 +122,44 @@ def test_without_slack_nobody_passes_a_head_that_lacks_an_adapter_slot() -> None
 
 
 def test_others_pass_within_the_slack_and_the_next_slot_is_kept_for_the_head() -> None:
-    scheduler = pool(120.0, adapter_slots=1)
-    submit(scheduler, "a", 1)
-    running = [grant for grant in [scheduler.pick()] if grant]
+    scheduler = pool(120.0, adapter_slots=1, slots=2)
+    submit(scheduler, "a")
+    running = [serve_later(scheduler)]
     submit(scheduler, "head", 5)
+    submit(scheduler, "stranger", 5)
+    for i in range(9):
+        ticket = Ticket(f"sharer{i}", f"sharer{i}", 10, 20, adapter="lora-a")
+        scheduler.submit(ticket, 0.0)
+    running.append(serve_later(scheduler))
+    assert running[1].ticket.tenant == "sharer0", "only who uses the adapter that is in use may pass"
+    end(scheduler, running[0])
+    running.append(serve_later(scheduler))
+    assert running[2].ticket.tenant == "sharer1"
+    end(scheduler, running[1])
+    end(scheduler, running[2])
+    assert serve_later(scheduler).ticket.tenant == "head", "though sharers find their adapter at hand, in a free slot"
+
+
+def test_a_head_that_leaves_the_queue_leaves_no_claim_behind() -> None:
+    scheduler = pool(120.0, adapter_slots=1, slots=2)
+    submit(scheduler, "a")
+    running = serve_later(scheduler)
+    (head,) = submit(scheduler, "head")
+    assert scheduler.pick() is None
+    scheduler.cancel(head)
+    end(scheduler, running)
+    submit(scheduler, "next")
+    assert serve_later(scheduler).ticket.tenant == "next"
+
+
+def test_passing_ends_with_the_slack_though_the_slot_never_frees() -> None:
+    scheduler = pool(120.0, adapter_slots=1, slots=9, tokens=1000)
+    submit(scheduler, "a")
+    serve_later(scheduler)
+    submit(scheduler, "head")
     submit(scheduler, "a", 9)
-    submit(scheduler, "other", 9)
-    passed = []
-    while grant := scheduler.pick():
-        running.append(grant)
-        passed.append(grant.ticket.tenant)
-    assert passed == ["a"] * len(passed) != [], "only the adapter that is in use may pass"
-    for grant in running[:-1]:
-        end(scheduler, grant)
-        again = scheduler.pick()
-        assert again is None or again.ticket.tenant == "a"
-        if again is not None:
-            running.append(again)
-    for grant in [grant for grant in running if grant.ticket.worker and grant.ticket.state.value == "running"]:
-        end(scheduler, grant)
-    freed = scheduler.pick()
-    assert freed is not None
-    assert freed.ticket.tenant == "head"
+    assert len([grant for grant in iter(scheduler.pick, None) if grant.ticket.tenant == "a"]) == 3
+    assert counters(scheduler) == {"head": 50, "a": 200}
 
 
 def test_nobody_passes_a_head_that_lacks_room() -> None:
