@@ -45,7 +45,7 @@ class AttentionPlan:
     @cached_property
     def first_rows(self) -> tuple[int, ...]:
         """Per sequence its first row in the batch."""
-        return tuple(itertools.accumulate(self.query_lengths[:-1], initial=0))
+        return tuple(itertools.accumulate(self.query_lengths, initial=0))[:-1]
 
     def tile_table(self, queries: int) -> Tensor:
         """int32 [tiles, 4] on the device: (sequence, first row, its position, rows), at most `queries` rows each."""
