@@ -131,7 +131,7 @@ def waiting(records: Iterable[RequestRecord], tenant: str) -> list[tuple[float, 
     spans = sorted(
         (record.arrival_s, left)
         for record in records
-        if record.tenant == tenant and record.outcome is not Outcome.REJECTED
+        if record.tenant == tenant
         for left in (record.dispatched_s if record.dispatched_s is not None else record.finish_s,)
         if left is not None and left > record.arrival_s
     )

@@ -70,6 +70,14 @@ def test_waiting_heads_are_prefilled_together() -> None:
     assert [record.first_token_s for record in run.records] == pytest.approx([0.030, 0.030])
 
 
+def test_prompts_too_long_to_prefill_together_go_one_after_the_other() -> None:
+    """3,072 tokens a prefill: the second of two prompts of 2,000 waits for ten steps of the first."""
+    engine = ENGINE.replace("pool_tokens=100", "pool_tokens=10000")
+    run = by_id(simulation([Request(0.0, "a", 2_000, 30), Request(0.0, "a", 2_000, 2)], engine=engine).run())
+    assert run["0"].first_token_s == pytest.approx(2.0)
+    assert run["1"].dispatched_s == pytest.approx(2.0 + 10 * 0.011)
+
+
 def test_an_idle_engine_looks_every_ten_milliseconds() -> None:
     run = simulation([Request(0.0, "a", 5, 1), Request(0.5011, "a", 5, 1)]).run()
     assert by_id(run)["1"].dispatched_s == pytest.approx(0.505)
