@@ -154,7 +154,9 @@ def simulate(
     print_comparison(comparison, Console())
     _write_json(json_file, comparison.to_json())
     if out:
-        Console().print(f"report: {write_report([comparison], out)}", soft_wrap=True)
+        with progress_bar() as progress:
+            page = write_report([comparison], out, progress=progress)
+        Console().print(f"report: {page}", soft_wrap=True)
 
 
 @app.command()
@@ -188,12 +190,13 @@ def load(
 ) -> None:
     """Send a workload over HTTP to a running endpoint, each request at its time, and measure what comes back."""
     from fairgate.live import send_workload
-    from loadgen.report import print_comparison
+    from loadgen.live import Target
+    from loadgen.load_table import load_to_json, print_load
 
     keys = dict(_pair("--key", item, "TENANT=KEY") for item in key)
-    comparison = send_workload(url, workload, keys, model, seconds, time_scale, drain)
-    print_comparison(comparison, Console())
-    _write_json(json_file, comparison.to_json())
+    record = send_workload(Target(url, keys, model, drain_s=drain), workload, seconds, time_scale)
+    print_load(record, Console())
+    _write_json(json_file, load_to_json(record))
 
 
 @app.command()

@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from fairgate.processes import free_port, running, write_config
+from fairgate.processes import ProcessError, free_port, running, write_config
 from fairgate.progress import progress_bar
 from fairgate.serve import DEMO_KEYS, START_TIMEOUT_S, demo_config
 from fairness import Weighted
@@ -27,10 +27,10 @@ MODEL = "smollm2"
 COST = Weighted()
 LIGHT, HEAVY = "alice", "bob"
 WEIGHTS = {LIGHT: 1.0, HEAVY: 1.0}
-INPUT_TOKENS = OUTPUT_TOKENS = 64
-SLOTS = 8
-# What one request may hold: its prompt comes out a little longer or shorter than asked for, template included.
-KV_TOKENS = SLOTS * 160
+# Short requests in a small room: the window that shares need grows with the bound, and the bound with the room.
+INPUT_TOKENS, OUTPUT_TOKENS = 48, 32
+SLOTS = 4
+KV_TOKENS = SLOTS * 96  # a prompt comes out a little longer or shorter than asked for, and rooms are whole pages
 TOLERANCE = 0.03
 LIGHT_OFFER = 1.4  # times its fair share; the heavy tenant sends three times as many
 RPM_OF_FAIR_SHARE = 0.8
@@ -61,20 +61,15 @@ class Plan:
         return steady_load(rates, self.seconds, INPUT_TOKENS, OUTPUT_TOKENS)
 
 
-def send_workload(
-    url: str, workload: str, keys: dict[str, str], model: str, seconds: float, time_scale: float, drain_s: float
-) -> Comparison:
-    """A named workload or trace file over HTTP to `url`, as a comparison of one run. The bound of a server that is
-    not ours is not known: it is given as 0.
+def send_workload(target: Target, workload: str, seconds: float, time_scale: float) -> LoadRecord:
+    """A named workload or trace file over HTTP: what arrives in its first `seconds`, 0: all of it.
 
     Raises LoadgenError for a workload, a target or a key that cannot be used.
     """
     known = load_workload(workload).stretched(time_scale)
     load = [request for request in known.requests if not seconds or request.t_s < seconds]
     with progress_bar() as progress:
-        record = asyncio.run(run_load(Target(url, keys, model, drain_s=drain_s), load, progress=progress))
-    run = measure("as configured", record, COST, known.weights)
-    return Comparison(known.name, 0, 0.0, (run,), known.weights, {"endpoint": url})
+        return asyncio.run(run_load(target, load, progress=progress))
 
 
 def service_bound() -> float:
@@ -108,11 +103,15 @@ def compare_live(seconds: float, console: Console) -> Comparison:
 
 
 def _calibrate(worker_port: int, logs: Path, seconds: float) -> Plan:
-    """A short overload tells what the worker serves."""
+    """A short overload tells what the worker serves: its second half, when the model and the prompts are warm."""
     burst = steady_load({LIGHT: 4.0, HEAVY: 4.0}, CALIBRATION_S, INPUT_TOKENS, OUTPUT_TOKENS)
-    record = _send(burst, "fcfs", worker_port, logs, "calibrating")
-    run = measure("fcfs", record, COST, WEIGHTS)
-    capacity = sum(result.service for result in run.tenants.values()) / run.last_arrival_s
+    run = measure("fcfs", _send(burst, "fcfs", worker_port, logs, "calibrating"), COST, WEIGHTS)
+    series, half = run.series, CALIBRATION_S / 2
+    at = [sum(time <= moment for time in series.times_s) - 1 for moment in (half, run.last_arrival_s)]
+    served = sum(service[at[1]] - service[at[0]] for service in series.service.values())
+    capacity = served / (series.times_s[at[1]] - series.times_s[at[0]])
+    if not capacity:
+        raise ProcessError(f"the worker served nothing in {CALIBRATION_S:.0f} s: is this machine overloaded?")
     needed = service_bound() / (2 * TOLERANCE)
     return Plan(capacity, seconds or 1.25 * needed / capacity)
 
