@@ -60,10 +60,13 @@ def serve(
 @app.command()
 def gateway(config: Annotated[Path, typer.Option(help="The gateway's configuration (YAML).")]) -> None:
     """Run the gateway alone, in front of the workers that its configuration names."""
-    from gateway.config import load_config
+    from gateway.errors import GatewayError
     from gateway.main import run
 
-    run(load_config(config))
+    try:
+        run(config)
+    except GatewayError as error:
+        raise ProcessError(str(error)) from None
 
 
 @app.command()
@@ -85,6 +88,7 @@ def worker(
     """Run a worker alone: an OpenAI-compatible engine with continuous batching and LoRA adapters."""
     try:
         from backend.config import WorkerConfig
+        from backend.errors import LoadError
         from backend.main import run
     except ModuleNotFoundError as missing:
         raise ProcessError(
@@ -106,7 +110,10 @@ def worker(
         )
     except ValidationError as error:
         raise ProcessError(_option_errors(error)) from None
-    run(settings)
+    try:
+        run(settings)
+    except LoadError as error:
+        raise ProcessError(str(error)) from None
 
 
 @app.command()
