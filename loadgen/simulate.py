@@ -137,7 +137,8 @@ class Simulation:
             self._next += 1
 
     def _submit(self, request: Request) -> None:
-        ticket = Ticket(str(self._next), request.tenant, request.input_tokens, self._engine.pool_tokens)
+        name = f"{request.tenant}-{self._next + 1}"
+        ticket = Ticket(name, request.tenant, request.input_tokens, self._engine.pool_tokens)
         self._output_tokens[ticket] = request.output_tokens
         refusal = self._too_large(request) or self.scheduler.submit(ticket, request.t_s)
         if refusal:

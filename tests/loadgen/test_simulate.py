@@ -36,8 +36,9 @@ class Checked(Simulation):
         self.scheduler.check_integrity()
 
 
-def by_id(run: Run) -> dict[str, RequestRecord]:
-    return {record.id: record for record in run.records}
+def by_place(run: Run) -> dict[int, RequestRecord]:
+    """The records by their place in the order of arrival, from 1."""
+    return {int(record.id.rpartition("-")[2]): record for record in run.records}
 
 
 # -- the engine's loop, by hand ------------------------------------------------------------------------------------
@@ -53,7 +54,7 @@ def test_one_request_takes_its_prefill_and_its_decode_steps() -> None:
 
 def test_ten_decode_steps_pass_between_two_admissions() -> None:
     run = simulation([Request(0.0, "a", 10, 30), Request(0.005, "b", 10, 2)]).run()
-    second = by_id(run)["1"]
+    second = by_place(run)[2]
     assert second.dispatched_s == pytest.approx(0.010 + 10 * 0.011)
     assert second.first_token_s == pytest.approx(0.010 + 10 * 0.011 + 0.010)
     # Both decode together: steps of 12 ms from there on, one of which ends the second request.
@@ -62,7 +63,7 @@ def test_ten_decode_steps_pass_between_two_admissions() -> None:
 
 def test_after_ten_steps_every_step_tries() -> None:
     run = simulation([Request(0.0, "a", 10, 30), Request(0.125, "b", 10, 2)]).run()
-    assert by_id(run)["1"].dispatched_s == pytest.approx(0.010 + 11 * 0.011)
+    assert by_place(run)[2].dispatched_s == pytest.approx(0.010 + 11 * 0.011)
 
 
 def test_waiting_heads_are_prefilled_together() -> None:
@@ -73,23 +74,23 @@ def test_waiting_heads_are_prefilled_together() -> None:
 def test_prompts_too_long_to_prefill_together_go_one_after_the_other() -> None:
     """3,072 tokens a prefill: the second of two prompts of 2,000 waits for ten steps of the first."""
     engine = ENGINE.replace("pool_tokens=100", "pool_tokens=10000")
-    run = by_id(simulation([Request(0.0, "a", 2_000, 30), Request(0.0, "a", 2_000, 2)], engine=engine).run())
-    assert run["0"].first_token_s == pytest.approx(2.0)
-    assert run["1"].dispatched_s == pytest.approx(2.0 + 10 * 0.011)
+    run = by_place(simulation([Request(0.0, "a", 2_000, 30), Request(0.0, "a", 2_000, 2)], engine=engine).run())
+    assert run[1].first_token_s == pytest.approx(2.0)
+    assert run[2].dispatched_s == pytest.approx(2.0 + 10 * 0.011)
 
 
 def test_an_idle_engine_looks_every_ten_milliseconds() -> None:
     run = simulation([Request(0.0, "a", 5, 1), Request(0.5011, "a", 5, 1)]).run()
-    assert by_id(run)["1"].dispatched_s == pytest.approx(0.505)
+    assert by_place(run)[2].dispatched_s == pytest.approx(0.505)
 
 
 def test_a_head_that_does_not_fit_blocks_what_would() -> None:
     """a's second request is next by its counter and too large for what is left; b's small one must not pass it."""
     load = [Request(0.0, "b", 40, 40), Request(0.001, "a", 50, 30), Request(0.002, "b", 1, 1)]
-    run = by_id(simulation(load).run())
-    dispatched = [run[i].dispatched_s for i in "012"]
+    run = by_place(simulation(load).run())
+    dispatched = [run[i].dispatched_s for i in (1, 2, 3)]
     assert dispatched[0] == 0
-    assert dispatched[1] == dispatched[2] == run["0"].finish_s
+    assert dispatched[1] == dispatched[2] == run[1].finish_s
 
 
 # -- what is refused -----------------------------------------------------------------------------------------------
@@ -99,17 +100,17 @@ def test_a_request_larger_than_the_pool_is_refused_counted_and_named() -> None:
     run = simulation([Request(0.0, "a", 60, 40), Request(0.0, "a", 60, 39)]).run()
     assert (run.count(Outcome.REJECTED), run.count(Outcome.FINISHED)) == (1, 1)
     refused = run.refused_too_large()
-    assert [(record.tenant, record.input_tokens, record.output_tokens) for record in refused] == [("a", 60, 40)]
+    assert [(record.id, record.input_tokens, record.output_tokens) for record in refused] == [("a-1", 60, 40)]
 
 
 def test_a_refused_request_uses_up_no_rate_limit() -> None:
     run = simulation([Request(0.0, "a", 99, 9), *[Request(float(i), "a", 1, 1) for i in (1, 2)]], "rpm:1").run()
-    assert [by_id(run)[i].reason for i in "012"] == ["too_large", "", "rate_limit"]
+    assert [by_place(run)[i].reason for i in (1, 2, 3)] == ["too_large", "", "rate_limit"]
 
 
 def test_rpm_accepts_again_a_minute_later() -> None:
     run = simulation([Request(t, "a", 1, 1) for t in (0.0, 30.0, 60.5)], "rpm:1").run()
-    assert [by_id(run)[i].outcome.value for i in "012"] == ["finished", "rejected", "finished"]
+    assert [by_place(run)[i].outcome.value for i in (1, 2, 3)] == ["finished", "rejected", "finished"]
 
 
 def test_a_prediction_larger_than_the_pool_blocks_nothing() -> None:
@@ -151,7 +152,7 @@ def test_every_token_is_accounted_for_and_the_engine_drains(requests: list[Reque
 @given(REQUESTS)
 def test_fcfs_serves_in_order_of_arrival(requests: list[Request]) -> None:
     run = simulation(requests, "fcfs").run()
-    served = sorted((r for r in run.records if r.dispatched_s is not None), key=lambda r: int(r.id))
+    served = sorted((r for r in run.records if r.dispatched_s is not None), key=lambda r: int(r.id.rpartition("-")[2]))
     moments = [record.dispatched_s for record in served]
     assert moments == sorted(moments)
 
