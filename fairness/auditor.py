@@ -45,11 +45,25 @@ class Watch:
     """A member that waits."""
 
     path: str
+    auditor: Auditor
     siblings: Siblings
     counter: int
     since: float
+    top: int = 0  # the limit in its entry of `highs`
     floor: Key | None = None  # its valid entry in `lows`, not above its counter
     ceiling: Key | None = None  # its valid entry in `highs`, not below its counter (negated)
+
+    def moved(self, rise: int) -> None:
+        """It was charged, or refunded where `rise` is negative."""
+        self.counter += rise
+        if rise < 0:
+            self.auditor.lower(self)
+        elif self.counter > self.top:
+            self.auditor.raise_(self)
+
+    def left(self) -> None:
+        """It has nothing waiting any more."""
+        self.auditor.left(self)
 
 
 @dataclass(slots=True, eq=False)
@@ -85,6 +99,7 @@ class Siblings:
             elif key[0] == -watch.counter:
                 return watch
             else:
+                watch.top = watch.counter
                 watch.ceiling = (-watch.counter, key[1], watch)
                 heapq.heapreplace(self.highs, watch.ceiling)
 
@@ -130,10 +145,9 @@ class Auditor:
         if siblings is None:
             siblings = self._groups[group] = Siblings(group, low=counter, high=counter)
         siblings.waiting += 1
-        watch = Watch(path, siblings, counter, self._clock())
-        self._lower(watch)
-        self._raise(watch)
-        self._compare(siblings)
+        watch = Watch(path, self, siblings, counter, self._clock())
+        self.lower(watch)
+        self.raise_(watch)
         return watch
 
     def left(self, watch: Watch) -> None:
@@ -145,17 +159,6 @@ class Auditor:
         if not siblings.waiting:
             del self._groups[siblings.group]
 
-    def moved(self, watch: Watch, rise: int) -> None:
-        """A member that waits was charged, or refunded where `rise` is negative."""
-        watch.counter += rise
-        if rise < 0:
-            self._lower(watch)
-        elif watch.ceiling is not None and watch.counter > -watch.ceiling[0]:
-            self._raise(watch)
-        siblings = watch.siblings
-        if siblings.high - siblings.low > self._limit:
-            self._compare(siblings)
-
     def gap(self) -> float:
         """The largest difference of two counters in a group right now, in service units / weight."""
         gaps = [group.most().counter - group.least().counter for group in self._groups.values()]
@@ -163,20 +166,25 @@ class Auditor:
 
     # -- inside ------------------------------------------------------------------------------------------------
 
-    def _lower(self, watch: Watch) -> None:
+    def lower(self, watch: Watch) -> None:
         siblings = watch.siblings
         watch.floor = (watch.counter, next(self._serial), watch)
         heapq.heappush(siblings.lows, watch.floor)
         siblings.low = min(siblings.low, watch.counter)
-        siblings.tidy()
+        self._look(siblings)
 
-    def _raise(self, watch: Watch) -> None:
+    def raise_(self, watch: Watch) -> None:
         siblings = watch.siblings
-        ceiling = watch.counter + self._headroom
-        watch.ceiling = (-ceiling, next(self._serial), watch)
+        watch.top = watch.counter + self._headroom
+        watch.ceiling = (-watch.top, next(self._serial), watch)
         heapq.heappush(siblings.highs, watch.ceiling)
-        siblings.high = max(siblings.high, ceiling)
+        siblings.high = max(siblings.high, watch.top)
+        self._look(siblings)
+
+    def _look(self, siblings: Siblings) -> None:
         siblings.tidy()
+        if siblings.high - siblings.low > self._limit:
+            self._compare(siblings)
 
     def _compare(self, siblings: Siblings) -> None:
         """Make the two limits exact, and raise the alarm if they are now further apart than the bound."""

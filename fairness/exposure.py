@@ -17,7 +17,7 @@ class Exposure:
         self.held = 0  # tokens of what runs: n_in + max(predicted, produced)
         self._most_held = 0  # its largest value right after a dispatch
         self._largest = 0  # the most that one ticket could hold
-        self._overrun = 0  # the most tokens beyond their reservation that one member gained between two turns
+        self.overrun = 0  # the most tokens beyond their reservation that one member gained between two turns
         self._input_refunded = False
         self._load = 0.0  # the dearest adapter load
 
@@ -26,14 +26,6 @@ class Exposure:
         self._most_held = max(self._most_held, self.held)
         self._largest = max(self._largest, capacity.largest)
         self._load = max(self._load, ticket.load)
-
-    def grew(self, tokens: int) -> None:
-        """A ticket that runs turned out `tokens` larger (smaller when negative) than it was thought to be."""
-        self.held += tokens
-
-    def overran(self, tokens: int) -> None:
-        """One member has gained `tokens` beyond their reservation since its last turn."""
-        self._overrun = max(self._overrun, tokens)
 
     def refunded_input(self) -> None:
         """Input was given back, so it can no longer count as charged before the last dispatch (see `rise`)."""
@@ -44,7 +36,7 @@ class Exposure:
 
     def rise(self, cost: CostFunction, capacity: Capacity) -> float:
         """U, in service units: the most that one member's service can rise, and another's fall, between two turns."""
-        tokens = max(capacity.tokens, self._most_held) + self._overrun
-        largest = max(capacity.largest, self._largest) + self._overrun
+        tokens = max(capacity.tokens, self._most_held) + self.overrun
+        largest = max(capacity.largest, self._largest) + self.overrun
         longest_input = tokens if self._input_refunded else largest
         return cost.most_rise(tokens, largest, longest_input) + self._load

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from fairness.cost import CostFunction
 from fairness.forest import Forest
-from fairness.policies.base import Policy
 from fairness.shares import Group, Share, Tenant
 from fairness.ticket import LawError, State, Ticket
 
 
-def check_forest(forest: Forest, policy: Policy, cost: CostFunction) -> list[Ticket]:
+def check_forest(forest: Forest, cost: CostFunction) -> list[Ticket]:
     """Returns the tickets in flight. Raises LawError that says which law is broken, and where."""
     for group in forest.groups():
         _check_group(group)
     for share in forest.shares():
-        _check_share(share, policy, cost)
+        _check_share(share, cost)
     return [ticket for root in forest.roots() for ticket in root.running]
 
 
@@ -35,11 +34,12 @@ def _check_group(group: Group) -> None:
         _hold(entry[:2] <= true, f"{member.path}: its key is ahead of itself")
 
 
-def _check_share(share: Share, policy: Policy, cost: CostFunction) -> None:
+def _check_share(share: Share, cost: CostFunction) -> None:
     charged = 0
     for ticket in share.running:
         (account,) = (account for account in ticket.accounts if account.share is share)
-        due = account.due(policy.measure(cost, ticket, max(ticket.predicted, ticket.produced)))
+        produced = max(ticket.predicted, ticket.produced)
+        due = account.due(cost.service(ticket.input_tokens, produced, ticket.cached_tokens) + ticket.load)
         _hold(account.charged == due, f"{ticket.id}: {share.path} is charged {account.charged}, due {due}")
         charged += account.charged
     _hold(share.counter == share.base + charged, f"{share.path}: its counter is not lifts plus charges")

@@ -112,6 +112,7 @@ class Scheduler:
         self.room = room
         self.predictor = predictor or NoPrediction()
         self.auditor = auditor
+        self._measure = policy.measure(cost)
         self.objective = objective
         self._forest = Forest(policy, weights or {}, default_weight)
         self._max_waiting = max_waiting
@@ -189,8 +190,8 @@ class Scheduler:
         ticket.produced = produced
         beyond = produced - (before if before > ticket.predicted else ticket.predicted)
         if beyond > 0:
-            self._grow(ticket, beyond)
-            self._settle(ticket, produced)
+            self._exposure.held += beyond
+            self._settle(ticket, produced, self.room.grow(ticket, beyond))
         if before == 0 and self.objective is not None and now is not None:
             self.objective.started(ticket, now)
 
@@ -200,10 +201,11 @@ class Scheduler:
         cached_tokens = min(cached_tokens, input_tokens)
         if input_tokens < ticket.input_tokens or cached_tokens > ticket.cached_tokens:
             self._exposure.refunded_input()
-        self._grow(ticket, input_tokens - ticket.input_tokens)
+        growth = input_tokens - ticket.input_tokens
+        self._exposure.held += growth
         ticket.input_tokens = input_tokens
         ticket.cached_tokens = cached_tokens
-        self._settle(ticket, max(ticket.predicted, ticket.produced))
+        self._settle(ticket, max(ticket.predicted, ticket.produced), self.room.grow(ticket, growth))
 
     def finish(self, ticket: Ticket) -> None:
         """The ticket ended by itself: refund what was predicted and not produced, give back its room."""
@@ -255,7 +257,7 @@ class Scheduler:
     def bound(self) -> float:
         """The most that the counters of two siblings that wait can differ, in service units / weight: U / min w, and
         what the policy allows, and what a requeued ticket missed while its engine held it."""
-        rise = self._exposure.rise(self.cost, self.room.capacity())
+        rise = self._exposure.rise(self._measure, self.room.capacity())
         return rise / self._forest.least_weight + self.policy.allowance + self._owed() / MILLI
 
     def gap(self) -> float:
@@ -286,7 +288,7 @@ class Scheduler:
 
     def check_integrity(self) -> None:
         """Recompute the conservation laws from the tickets. Raises LawError that says which one is broken."""
-        in_flight = check_forest(self._forest, self.policy, self.cost)
+        in_flight = check_forest(self._forest, self._measure)
         self.room.check_integrity(in_flight)
         held = sum(ticket.input_tokens + max(ticket.predicted, ticket.produced) for ticket in in_flight)
         if self._exposure.held != held:
@@ -342,8 +344,8 @@ class Scheduler:
             return
         group.members_waiting -= 1
         share.entry = None
-        if self.auditor is not None and share.watch is not None:
-            self.auditor.left(share.watch)
+        if share.watch is not None:
+            share.watch.left()
             share.watch = None
 
     def _push_deadline(self, ticket: Ticket) -> None:
@@ -386,7 +388,7 @@ class Scheduler:
         accounts = []
         share: Share = tenant
         while (group := share.group) is not None:
-            accounts.append(Account(share, 0, [(0.0, share.weight)]))
+            accounts.append(Account(share, share.weight))
             if isinstance(share, Group):
                 accounts[-1].turn = share.turn
                 share.turn = next(self._seq)
@@ -411,7 +413,7 @@ class Scheduler:
         if isinstance(share, Group):
             share.turn = account.turn if not share.waiting else min(share.turn, account.turn)
         if share.waiting:
-            group.reorder(share)
+            group.reorder(share)  # its turn came earlier, though nothing was charged
         if share.counter < group.level:
             group.owed = group.level
             if group not in self._owing:
@@ -432,29 +434,28 @@ class Scheduler:
 
     # -- inside: charges ---------------------------------------------------------------------------------------
 
-    def _grow(self, ticket: Ticket, tokens: int) -> None:
-        unreserved = self.room.grow(ticket, tokens)
-        self._exposure.grew(tokens)
-        if unreserved > 0:
-            for account in ticket.accounts:
-                account.share.overrun += unreserved
-                self._exposure.overran(account.share.overrun)
-
-    def _settle(self, ticket: Ticket, produced: int) -> None:
-        """Charge or refund, at every level, the difference between what the ticket owes and what it was charged."""
-        service = self.policy.measure(self.cost, ticket, produced)
+    def _settle(self, ticket: Ticket, produced: int, unreserved: int = 0) -> None:
+        """Charge or refund, at every level, the difference between what the ticket owes and what it was charged.
+        `unreserved` tokens of it were not set aside. One loop, for it runs once a token."""
+        service = self._measure.service(ticket.input_tokens, produced, ticket.cached_tokens) + ticket.load
         for account in ticket.accounts:
-            due = account.due(service)
+            share = account.share
+            due = int(service * MILLI / account.weight + 0.5) if account.weight else account.due(service)
             rise = due - account.charged
-            account.charged = due
-            self._move(account.share, rise)
-            if rise < 0 and account.share.waiting:
-                _group(account.share).reorder(account.share)
+            if rise:
+                account.charged = due
+                self._move(share, rise)
+            if unreserved > 0:
+                share.overrun += unreserved
+                if share.overrun > self._exposure.overrun:
+                    self._exposure.overrun = share.overrun
 
     def _move(self, share: Share, rise: int) -> None:
         share.counter += rise
-        if self.auditor is not None and share.watch is not None:
-            self.auditor.moved(share.watch, rise)
+        if share.watch is not None:
+            share.watch.moved(rise)
+        if rise < 0 and share.waiting:
+            _group(share).reorder(share)
 
     def _end(self, ticket: Ticket, state: State) -> None:
         self._settle(ticket, ticket.produced)
@@ -477,8 +478,9 @@ class Scheduler:
     def _reweigh(self, share: Share, weight: float) -> None:
         share.weight = weight
         for ticket in share.running:
-            service = self.policy.measure(self.cost, ticket, max(ticket.predicted, ticket.produced))
-            next(account for account in ticket.accounts if account.share is share).prices.append((service, weight))
+            produced = max(ticket.predicted, ticket.produced)
+            service = self._measure.service(ticket.input_tokens, produced, ticket.cached_tokens) + ticket.load
+            next(account for account in ticket.accounts if account.share is share).reprice(service, weight)
 
     def _expect(self, ticket: Ticket, state: State) -> None:
         if ticket.state is not state:

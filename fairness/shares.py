@@ -203,16 +203,22 @@ class Account:
     """What one member has been charged for one ticket in flight."""
 
     share: Share
-    charged: int
-    # (service already measured, weight it is priced at from there on), oldest first: one entry unless the
-    # member's weight changed while the ticket ran.
-    prices: list[tuple[float, float]]
+    weight: float  # 0: it changed while the ticket ran, see `prices`
+    charged: int = 0
+    prices: list[tuple[float, float]] | None = None  # (service already measured, weight from there on), oldest first
     turn: int = 0  # a group's turn before this ticket took it
+
+    def reprice(self, service: float, weight: float) -> None:
+        """Service from `service` units on is priced at `weight`."""
+        if self.prices is None:
+            self.prices = [(0.0, self.weight)]
+            self.weight = 0.0
+        self.prices.append((service, weight))
 
     def due(self, service: float) -> int:
         """Counter units for `service` measured units: each part at the weight that was in force when it was reached."""
-        if len(self.prices) == 1:
-            return int(service * MILLI / self.prices[0][1] + 0.5)
+        if self.prices is None:
+            return int(service * MILLI / self.weight + 0.5)
         ends = [*(start for start, _ in self.prices[1:]), service]
         total = 0.0
         for (start, weight), end in zip(self.prices, ends, strict=True):

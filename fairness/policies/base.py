@@ -27,9 +27,9 @@ class Policy:
         """What the order adds to the bound, in service units / weight."""
         return self.slack
 
-    def measure(self, cost: CostFunction, ticket: Ticket, produced: int) -> float:
-        """The service a ticket has received so far, in the units that order tenants. Never falls as output rises."""
-        return cost.service(ticket.input_tokens, produced, ticket.cached_tokens) + ticket.load
+    def measure(self, cost: CostFunction) -> CostFunction:
+        """What is charged to the counters, where it is not the configured cost."""
+        return cost
 
     def admit(self, ticket: Ticket, now: float) -> Refusal | None:
         """Turn an arrival away, or None. `now` in seconds, any origin."""

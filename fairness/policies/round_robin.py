@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from fairness.cost import CostFunction
 from fairness.policies.base import Policy
-from fairness.ticket import Ticket
+
+
+class PerRequest:
+    """The cost function of a turn."""
+
+    def service(self, n_in: int, n_out: int, cached: int = 0) -> float:
+        return 1.0
+
+    def most_rise(self, tokens: int, largest: int, longest_input: int) -> float:
+        return 1.0
 
 
 class RoundRobin(Policy):
     name = "rr"
 
-    def measure(self, cost: CostFunction, ticket: Ticket, produced: int) -> float:
-        return 1.0
+    def measure(self, cost: CostFunction) -> CostFunction:
+        return PerRequest()

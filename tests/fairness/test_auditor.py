@@ -91,13 +91,13 @@ def test_one_alarm_for_one_crossing_and_another_after_it_was_made_up() -> None:
     auditor.set_bound(10.0, 0)
     a, b = auditor.joined("", "a", 0), auditor.joined("", "b", 0)
     for rise in (10, 1, 5):
-        auditor.moved(a, rise)
+        a.moved(rise)
     assert [(alarm.ahead, alarm.gap) for alarm in alarms] == [("a", 11)]
-    auditor.moved(b, 16)
-    auditor.moved(b, 10)
-    auditor.moved(a, -1)
+    b.moved(16)
+    b.moved(10)
+    a.moved(-1)
     assert [(alarm.ahead, alarm.gap) for alarm in alarms] == [("a", 11), ("b", 11)]
-    auditor.left(b)
+    b.left()
     assert auditor.gap() == 0
 
 
@@ -108,5 +108,5 @@ def test_many_events_leave_no_heap_behind() -> None:
     siblings: Siblings = watches[0].siblings
     chance = random.Random(1)
     for _ in range(5000):
-        auditor.moved(chance.choice(watches), chance.randint(-2000, 3000))
+        chance.choice(watches).moved(chance.randint(-2000, 3000))
     assert len(siblings.lows) + len(siblings.highs) < 250

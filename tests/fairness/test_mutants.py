@@ -10,7 +10,7 @@ import pytest
 
 from fairness import LawError, Scheduler, State, Ticket
 from fairness.exposure import Exposure
-from fairness.shares import Account, Group, Share
+from fairness.shares import Group, Share
 
 from .world import KINDS, TREE, UNUSUAL, World, random_ops, random_setting
 
@@ -85,19 +85,29 @@ def requeue_at_the_end(self: Scheduler, ticket: Ticket) -> None:
     true_requeue(self, ticket)
 
 
-def round_each_charge(self: Account, service: float) -> int:
-    return round(true_due(self, service) / 10) * 10
+def count_no_overrun(self: Scheduler, ticket: Ticket, produced: int, unreserved: int = 0) -> None:
+    true_settle(self, ticket, produced, 0)
 
 
-def count_no_overrun(self: Exposure, tokens: int) -> None:
-    pass
+def round_each_charge(self: Scheduler, ticket: Ticket, produced: int, unreserved: int = 0) -> None:
+    """Each charge rounded for itself, where the sum of them should be."""
+    true_settle(self, ticket, produced, unreserved)
+    for account in ticket.accounts:
+        off = account.charged % 7 == 3
+        account.charged -= off
+        account.share.counter -= off
 
 
 def reserve_no_prediction(self: Exposure, ticket: Ticket, capacity: Any) -> None:
     self.held += ticket.input_tokens + ticket.predicted
 
 
-true_finish, true_end, true_requeue, true_due = Scheduler.finish, Scheduler._end, Scheduler.requeue, Account.due
+true_finish, true_end, true_requeue, true_settle = (
+    Scheduler.finish,
+    Scheduler._end,
+    Scheduler.requeue,
+    Scheduler._settle,
+)
 
 MUTANTS: list[Patch] = [
     (Group, "lift", lift_dropped),
@@ -109,8 +119,8 @@ MUTANTS: list[Patch] = [
     (Scheduler, "_end", refund_nothing),
     (Scheduler, "requeue", requeue_that_lifts),
     (Scheduler, "requeue", requeue_at_the_end),
-    (Account, "due", round_each_charge),
-    (Exposure, "overran", count_no_overrun),
+    (Scheduler, "_settle", count_no_overrun),
+    (Scheduler, "_settle", round_each_charge),
     (Exposure, "dispatched", reserve_no_prediction),
 ]
 
