@@ -54,7 +54,7 @@ class Update:
     scale: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Adapter:
     """A loaded adapter: its updates by (layer, module name). Two loads of one folder are two adapters."""
 
@@ -62,10 +62,8 @@ class Adapter:
     path: str
     updates: Mapping[tuple[int, str], Update]
 
-    @property
-    def rank(self) -> int:
-        """The largest rank of any module."""
-        return max(len(update.a) for update in self.updates.values())
+    def __repr__(self) -> str:
+        return f"Adapter({self.name!r}, {self.path!r})"
 
 
 def load_adapter(name: str, folder: Path, spec: ModelSpec) -> Adapter:
