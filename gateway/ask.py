@@ -39,7 +39,7 @@ class Ask:
         if continuous_usage:
             options["continuous_usage_stats"] = True
         body = {**self.body, "stream": True, "stream_options": options}
-        return json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
+        return _ENCODER.encode(body).encode()
 
 
 def read_ask(path: str, raw: bytes) -> Ask:
@@ -70,7 +70,7 @@ def read_ask(path: str, raw: bytes) -> Ask:
 
 def _json(raw: bytes) -> dict[str, Any]:
     try:
-        body = json.loads(raw, parse_constant=_no_constant, parse_float=_finite)
+        body = _DECODER.decode(raw.decode())
     except UnicodeDecodeError as error:
         raise Invalid("invalid_json", f"The body is not UTF-8: byte {error.start} cannot be decoded.") from None
     except json.JSONDecodeError as error:
@@ -94,6 +94,10 @@ def _finite(text: str) -> float:
     if value in (float("inf"), float("-inf")):
         raise ValueError(f"the number {text[:40]} is too large")
     return value
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite)
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
 def _wrong(name: str, found: object, expected: str) -> NoReturn:

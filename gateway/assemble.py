@@ -6,10 +6,10 @@ that is not null stands. Fields this module has never heard of follow the same r
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-Chunk = dict[str, Any]
+from gateway.meter import Chunk, to_json
+
 _ONCE = {"role", "id", "type"}  # strings that are repeated, not continued
 
 
@@ -36,7 +36,7 @@ class Assembler:
             top["object"] = "chat.completion"
         choices = [_finished(self._choices[index]) for index in sorted(self._choices)]
         whole = {**top, "choices": choices, "usage": self._usage}
-        return json.dumps(whole, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
+        return to_json(whole)
 
     def _add_choice(self, choice: Chunk) -> None:
         whole = self._choices.setdefault(choice.get("index") or 0, {"index": choice.get("index") or 0})

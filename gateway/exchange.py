@@ -34,8 +34,8 @@ class Call(Protocol):
     async def send(self, data: bytes) -> None:
         """Send events without waiting for the client to read them. Raises ClientGone."""
 
-    async def end(self, *, broken: bool = False) -> None:
-        """The answer of events is over; `broken` closes the connection. Raises ClientGone."""
+    async def end(self, data: bytes, *, broken: bool = False) -> None:
+        """Send the last events; the answer is over. `broken` closes the connection. Raises ClientGone."""
 
     async def reply(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         """A whole answer at once."""

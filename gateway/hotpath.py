@@ -222,16 +222,15 @@ class HotPath:
 
     async def _relay_stream(self, exchange: Exchange, job: Job, stream: EventStream, batch: list[Event]) -> None:
         call = exchange.call
-        exchange.record.status, exchange.begun = 200, True
         await call.begin(self._headers(exchange))
+        exchange.record.status, exchange.begun = 200, True
         while batch:
             self._report(job, stream.meter)
             if out := _shown(batch, job.ask):
                 await call.send(out)
             batch = await stream.read()
         self._settle(job, stream.meter)
-        await call.send(frame(DONE))
-        await call.end()
+        await call.end(frame(DONE))
 
     async def _relay_whole(self, exchange: Exchange, job: Job, stream: EventStream, batch: list[Event]) -> None:
         whole = Assembler()
@@ -278,8 +277,7 @@ class HotPath:
         record.outcome = error.code
         try:
             if exchange.begun:
-                await call.send(frame(error.body()))
-                await call.end(broken=True)
+                await call.end(frame(error.body()), broken=True)
                 return
             record.status = error.status
             headers = {**self._headers(exchange), **error.headers}

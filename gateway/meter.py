@@ -14,6 +14,13 @@ from gateway.errors import UpstreamError
 
 Chunk = dict[str, Any]
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+
+
+def to_json(value: Chunk) -> bytes:
+    """Compact JSON; a lone surrogate, which an engine may have escaped, survives as it is."""
+    return _ENCODER.encode(value).encode("utf-8", "surrogatepass")
+
 
 class Meter:
     """`produced` output tokens seen so far; `input_tokens` (None: not reported yet) and `cached_tokens` of them."""
@@ -32,7 +39,7 @@ class Meter:
         """Parse and count one event. Raises UpstreamError for what is not a chunk, kind `error` for an error event
         (`overflow` when its code is 503)."""
         try:
-            chunk = json.loads(data)
+            chunk = json.loads(data.decode())
         except ValueError:
             raise UpstreamError("bad_answer", "the engine sent an event that is not JSON") from None
         if not isinstance(chunk, dict):
@@ -90,9 +97,27 @@ def visible(chunk: Chunk, data: bytes, wants_usage: bool, wants_continuous: bool
         if chunk["usage"] is None:
             return data
         chunk["usage"] = None
+    elif (shorter := _without_last_usage(data)) is not None:
+        return shorter
     else:
         del chunk["usage"]
-    return json.dumps(chunk, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
+    return to_json(chunk)
+
+
+def _without_last_usage(data: bytes) -> bytes | None:
+    """Cut the member `usage` off the end of a JSON object, where engines write it; None when it stands elsewhere.
+
+    A quote inside a string is escaped, so `,"usage":` is a member; and when all that follows up to the closing brace
+    is one JSON value, it is the last member of the outermost object.
+    """
+    start = data.rfind(b',"usage":')
+    if start < 0 or not data.endswith(b"}"):
+        return None
+    try:
+        json.loads(data[start + 9 : -1])
+    except ValueError:
+        return None
+    return data[:start] + b"}"
 
 
 def _has_content(choice: Chunk) -> int:

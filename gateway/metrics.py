@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -18,6 +19,26 @@ from gateway.record import Record
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+
+
+class _Served(NamedTuple):
+    """The metrics of one tenant in one pool, looked up once."""
+
+    input: Counter
+    cached: Counter
+    output: Counter
+    service: Counter
+    queue: Histogram
+    ttft: Histogram
+
+    def observe(self, record: Record) -> None:
+        self.queue.observe(record.queued)
+        if (ttft := record.ttft()) is not None:
+            self.ttft.observe(ttft)
+        self.input.inc(record.input_tokens)
+        self.cached.inc(record.cached_tokens)
+        self.output.inc(record.output_tokens)
+        self.service.inc(record.service)
 
 
 class Metrics:
@@ -36,6 +57,7 @@ class Metrics:
         self._overflows = self._counter("overflows", "Requests put back because an engine was full", "pool")
         self._queue = self._histogram("queue_seconds", "Time in the queue of requests that got a turn")
         self._ttft = self._histogram("time_to_first_token_seconds", "From arrival to the first event of the answer")
+        self._served: dict[tuple[str, str], _Served] = {}
         self.registry.register(PoolCollector(pools, self.label))
 
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
@@ -52,14 +74,20 @@ class Metrics:
         self._requests.labels(tenant, pool, record.outcome).inc()
         if not record.dispatched:
             return
-        self._queue.labels(tenant, pool).observe(record.queued)
-        if (ttft := record.ttft()) is not None:
-            self._ttft.labels(tenant, pool).observe(ttft)
-        self._input.labels(tenant, pool).inc(record.input_tokens)
-        self._cached.labels(tenant, pool).inc(record.cached_tokens)
-        self._output.labels(tenant, pool).inc(record.output_tokens)
-        self._service.labels(tenant, pool).inc(record.service)
+        if (served := self._served.get((tenant, pool))) is None:
+            served = self._served[tenant, pool] = self._served_by(tenant, pool)
+        served.observe(record)
         self._observe_trouble(record)
+
+    def _served_by(self, tenant: str, pool: str) -> _Served:
+        return _Served(
+            input=self._input.labels(tenant, pool),
+            cached=self._cached.labels(tenant, pool),
+            output=self._output.labels(tenant, pool),
+            service=self._service.labels(tenant, pool),
+            queue=self._queue.labels(tenant, pool),
+            ttft=self._ttft.labels(tenant, pool),
+        )
 
     def _observe_trouble(self, record: Record) -> None:
         if record.outcome.startswith("upstream_"):

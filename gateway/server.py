@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from uuid import uuid4
+from random import getrandbits
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
@@ -25,6 +25,8 @@ from gateway.exchange import ClientGone
 from gateway.pages import Page
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+NEVER_WAIT = 2**30
+"""High-water mark of a stream's write buffer. `send` has a limit of its own, which cuts the client off instead."""
 BACKLOG = 4096
 """A listen backlog of the usual 128 stalls 256 simultaneous clients for a second (SYN retransmission)."""
 
@@ -54,10 +56,10 @@ class HttpCall:
             raise ClientGone from error
 
     async def begin(self, headers: Mapping[str, str]) -> None:
-        self.response = web.StreamResponse(headers={**headers, **_EVENTS})
+        self.response = _EventResponse(headers={**headers, **_EVENTS})
         if (transport := self._request.transport) is None:
             raise ClientGone
-        transport.set_write_buffer_limits(high=2 * self._limits.max_unsent_bytes)  # so that no write ever waits
+        transport.set_write_buffer_limits(high=NEVER_WAIT)
         try:
             await self.response.prepare(self._request)
         except ConnectionError as error:
@@ -73,12 +75,12 @@ class HttpCall:
         except ConnectionError as error:
             raise ClientGone from error
 
-    async def end(self, *, broken: bool = False) -> None:
+    async def end(self, data: bytes, *, broken: bool = False) -> None:
         assert self.response is not None
         if broken:
             self.response.force_close()
         try:
-            await self.response.write_eof()
+            await self.response.write_eof(data)
         except ConnectionError as error:
             raise ClientGone from error
 
@@ -93,6 +95,12 @@ class HttpCall:
 
 
 _EVENTS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+
+class _EventResponse(web.StreamResponse):
+    """Sends its head together with the first events, which are there when it begins: one write less a request."""
+
+    _send_headers_immediately = False
 
 
 class HttpServer:
@@ -163,7 +171,7 @@ def _refusal(request: web.BaseRequest, error: ApiError) -> web.Response:
 
 
 def _request_id(sent: str | None) -> str:
-    return sent if sent is not None and _SANE_ID.fullmatch(sent) else uuid4().hex
+    return sent if sent is not None and _SANE_ID.fullmatch(sent) else f"{getrandbits(128):032x}"
 
 
 def _too_large(limit: int) -> BodyTooLarge:

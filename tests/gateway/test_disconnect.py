@@ -101,8 +101,8 @@ class PlainCall:
         await asyncio.sleep(0)
         self.sent += data
 
-    async def end(self, *, broken: bool = False) -> None:
-        await asyncio.sleep(0)
+    async def end(self, data: bytes, *, broken: bool = False) -> None:
+        await self.send(data)
 
     async def reply(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         await asyncio.sleep(0)
