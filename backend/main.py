@@ -6,6 +6,9 @@ import asyncio
 import logging
 import os
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -26,10 +29,24 @@ from backend.tokenizer import Tokenizer
 from backend.worker import EngineThread
 
 
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A loaded model, its engine and its HTTP edge."""
+
+    config: WorkerConfig
+    engine: EngineThread
+    server: WorkerServer
+
+
 def run(config: WorkerConfig) -> None:
     """Load the model and serve it until SIGTERM or SIGINT, then drain. Raises LoadError, AdapterError, OSError."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s: %(message)s")
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
+    uvloop.run(_serve(assemble(config)))
+
+
+def assemble(config: WorkerConfig) -> Worker:
+    """Load what `config` names. Raises LoadError, AdapterError."""
     folder = resolve_model(config.model)
     _say(f"loading {config.name} from {folder} in {config.dtype}")
     decoder = _load(folder, config)
@@ -40,8 +57,22 @@ def run(config: WorkerConfig) -> None:
         _say(f"loading adapter {name} from {path}")
         engine.load_adapter(load_adapter(name, Path(path), decoder.spec))
     thread = EngineThread(engine)
-    server = WorkerServer(config, decoder.spec, tokenizer, adapters, thread)
-    uvloop.run(_serve(config, server, thread))
+    return Worker(config, thread, WorkerServer(config, decoder.spec, tokenizer, adapters, thread))
+
+
+@asynccontextmanager
+async def listening(worker: Worker) -> AsyncIterator[str]:
+    """Serve `worker` inside the block; yields its URL. Raises OSError when the port is taken."""
+    config = worker.config
+    runner = web.AppRunner(worker.server.app(), handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    worker.engine.start()
+    try:
+        await web.TCPSite(runner, config.host, config.port, backlog=1024).start()
+        yield f"http://{config.host}:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+        worker.engine.stop()
 
 
 def _load(folder: Path, config: WorkerConfig) -> Decoder:
@@ -51,38 +82,27 @@ def _load(folder: Path, config: WorkerConfig) -> Decoder:
         return load_decoder(folder, dtype, config.max_len, on_layer=lambda: progress.advance(task))
 
 
-async def _serve(config: WorkerConfig, server: WorkerServer, engine: EngineThread) -> None:
+async def _serve(worker: Worker) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
-    runner = web.AppRunner(server.app(), handler_cancellation=True, access_log=None)
-    await runner.setup()
-    engine.start()
-    try:
-        site = web.TCPSite(runner, config.host, config.port, backlog=1024, shutdown_timeout=1.0)
-        await site.start()
-        _say(_ready_line(config, runner))
+    config = worker.config
+    async with listening(worker) as url:
+        mode = ", deterministic" if config.deterministic else ""
+        facts = f"model {config.name}, KV tokens {config.pages_tokens}, slots {config.max_running}{mode}"
+        _say(f"worker ready on {url} ({facts})")
         await stop.wait()
-        await _drain(config, server, engine)
-    finally:
-        await runner.cleanup()
-        engine.stop()
+        await drain(worker)
 
 
-def _ready_line(config: WorkerConfig, runner: web.AppRunner) -> str:
-    port = runner.addresses[0][1]
-    facts = f"model {config.name}, KV tokens {config.pages_tokens}, slots {config.max_running}"
-    mode = ", deterministic" if config.deterministic else ""
-    return f"worker ready on http://{config.host}:{port} ({facts}{mode})"
-
-
-async def _drain(config: WorkerConfig, server: WorkerServer, engine: EngineThread) -> None:
+async def drain(worker: Worker) -> None:
     """Refuse new requests, and give those that are here `drain_s` seconds to end."""
-    server.begin_drain()
-    _say(f"worker draining: {engine.open_requests} requests open, at most {config.drain_s:g} s")
+    worker.server.begin_drain()
+    engine, seconds = worker.engine, worker.config.drain_s
+    _say(f"worker draining: {engine.open_requests} requests open, at most {seconds:g} s")
     try:
-        async with asyncio.timeout(config.drain_s):
+        async with asyncio.timeout(seconds):
             await engine.idle()
     except TimeoutError:
         _say(f"worker stops with {engine.open_requests} requests unfinished")
