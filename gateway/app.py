@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -81,6 +82,7 @@ def build(config: GatewayConfig) -> Gateway:
         timeouts=config.timeouts,
         quotas=Quotas(config.tenants),
         clock=clock,
+        stopwatch=time.perf_counter,
         on_end=_on_end(config, metrics),
     )
     probers = _probers(config, pools, upstream)

@@ -43,7 +43,8 @@ MOST_REFUSAL_BYTES = 2**20
 
 
 class HotPath:
-    """Serves calls. `clock` in seconds, that of the pools; `on_end` gets the record of every request that is over."""
+    """Serves calls. `clock` in seconds, that of the pools; `stopwatch` a finer one for what is only reported (uvloop's
+    clock has milliseconds); `on_end` gets the record of every request that is over."""
 
     def __init__(
         self,
@@ -54,6 +55,7 @@ class HotPath:
         timeouts: Timeouts,
         quotas: Quotas,
         clock: Callable[[], float],
+        stopwatch: Callable[[], float],
         on_end: Callable[[Record], None],
     ) -> None:
         self._keyring = keyring
@@ -62,6 +64,7 @@ class HotPath:
         self._timeouts = timeouts
         self._quotas = quotas
         self._clock = clock
+        self._stopwatch = stopwatch
         self._on_end = on_end
         self._estimator = Estimator()
         self._plain_usage: set[str] = set()  # workers that refuse continuous_usage_stats
@@ -73,7 +76,7 @@ class HotPath:
 
     async def serve(self, call: Call) -> None:
         """Answer one call. Raises nothing but cancellation: every error becomes an answer."""
-        exchange = Exchange(call, Record(call.request_id, call.path, self._clock()))
+        exchange = Exchange(call, Record(call.request_id, call.path, self._stopwatch()))
         task = asyncio.current_task()
         assert task is not None
         self._live.add(task)
@@ -93,7 +96,7 @@ class HotPath:
             await self._fail(exchange, self._as_answer(exchange, error))
         finally:
             exchange.release()
-            exchange.close_record(self._clock())
+            exchange.close_record(self._stopwatch())
             self._on_end(exchange.record)
             self._live.discard(task)
             if not self._live:
@@ -107,7 +110,7 @@ class HotPath:
         job = exchange.job = self._job(tenant, ask, record)
         await self._admit(job)
         stream, first = await self._begin(job)
-        record.first_byte = self._clock()
+        record.first_byte = self._stopwatch()
         if ask.stream:
             await self._relay_stream(exchange, job, stream, first)
         else:
@@ -160,9 +163,9 @@ class HotPath:
             job.pool.requeue(job.ticket)
 
     async def _turn(self, job: Job) -> Grant:
-        asked = self._clock()
+        asked = self._stopwatch()
         turn = await job.pool.turn(job.ticket)
-        job.record.queued += self._clock() - asked
+        job.record.queued += self._stopwatch() - asked
         if isinstance(turn, Refusal):
             raise refused(turn, job.pool)
         job.record.worker, job.record.dispatched = turn.worker, True

@@ -201,16 +201,9 @@ class LocalPool:
 
     def _expire(self) -> None:
         self._timer = None
-        now = self._clock()
-        expired = self.scheduler.expire(now)
-        for ticket, turn in self._turns.items():  # the scheduler looks at a deadline once; a requeued ticket's is here
-            if ticket.state is State.WAITING and ticket.deadline <= now:
-                self.scheduler.cancel(ticket)
-                _resolve(turn, EXPIRED)
-        for ticket in expired:
+        for ticket in self.scheduler.expire(self._clock()):
             _resolve(self._turns[ticket], EXPIRED)
-        waiting = (ticket.deadline for ticket in self._turns if ticket.state is State.WAITING)
-        self._set_timer(min(waiting, default=inf))
+        self._set_timer(self.scheduler.next_deadline())
         self._wake()
 
     def _resume(self, worker: str) -> None:

@@ -11,7 +11,7 @@ access_logger = logging.getLogger("gateway.access")
 
 @dataclass(slots=True)
 class Record:
-    """Times in seconds on the gateway's monotonic clock; None where the request did not get that far.
+    """Times in seconds on a monotonic clock; None where the request did not get that far.
 
     `outcome` is `ok`, `client_closed`, or the code of the error it ended in.
     """
