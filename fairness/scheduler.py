@@ -322,9 +322,9 @@ class Scheduler:
         tenant.insert(ticket)
         share: Share = tenant
         while (group := share.group) is not None:
-            if not share.waiting:
-                self._begin_waiting(share, group, new)
             share.waiting += 1
+            if share.waiting == 1:
+                self._begin_waiting(share, group, new)
             group.reorder(share)
             share = group
         share.waiting += 1
@@ -334,6 +334,7 @@ class Scheduler:
             share.turn = next(self._seq)
         if new and self.policy.lifts:
             group.lift(share)
+            group.forget()
         group.members_waiting += 1
         if self.auditor is not None:
             share.watch = self.auditor.joined(group.path, share.path, share.counter)
