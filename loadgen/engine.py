@@ -3,6 +3,10 @@
 Fit rule of the VTC artifact, whose clients send the true output length: with every running request and the
 candidate as (tokens so far, tokens left), sorted by tokens left, the pool must hold what is there when each one
 ends:  max over i of  left_i * (i + 1) + sum of so_far up to i  <  pool.
+
+Room that one request gives back another may grow into, so the n_in + n_out of what runs can add up to more than the
+pool, and the bound, whose M is the pool, is proven only where they do not. Among 200 random workloads on a pool of 200
+tokens one passed 2U by a sixth; where the whole sum is reserved, as the gateway does, the worst stayed 8 % below.
 """
 
 from __future__ import annotations

@@ -24,6 +24,12 @@ def test_what_fits_is_what_never_fills_the_pool(requests: list[tuple[int, int]],
     assert fits_pool(requests, pool) == (most_held(requests) < pool)
 
 
+def test_room_given_back_is_used_again() -> None:
+    """What runs may add up to more than the pool: 98 and 49 tokens fit 100, as the second ends in time."""
+    assert fits_pool([(1, 97), (1, 48)], 100)
+    assert not fits_pool([(1, 97), (1, 49)], 100)
+
+
 def room(pool: int = 10_000, running: int = 1_000) -> tuple[EngineRoom, dict[Ticket, int]]:
     output_tokens: dict[Ticket, int] = {}
     config = parse_engine(f"pool_tokens={pool},max_running={running}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -270,6 +271,15 @@ def test_overload_is_shared_evenly_at_no_cost(overload: Comparison) -> None:
     assert vtc.service_gap_max < overload.bound < fcfs.service_gap_max
 
 
+def test_a_weights_file_sets_the_shares(tmp_path: Path) -> None:
+    """Two to one, against the offered load of one to two."""
+    path = tmp_path / "weights.csv"
+    path.write_text("tenant,weight\nclient-1,2\nclient-2,1\n")
+    found = simulate("overload", ["vtc"], weights=path)
+    assert found.runs[0].tenants["client-1"].share == pytest.approx(2 / 3, abs=0.02)
+    assert found.runs[0].service_gap_max < found.bound == 40_000
+
+
 def test_overload_weighted_is_shared_by_weight() -> None:
     vtc, fcfs = simulate("overload-weighted", ["vtc", "fcfs"]).runs
     for i in (1, 2, 3, 4):
@@ -281,7 +291,9 @@ def test_prediction_narrows_the_difference_by_ten() -> None:
     """OSDI'24 table 5: 104 without, 12.5 at +-50 %, 0.5 with the oracle (bands: DESIGN section 8)."""
 
     def average(predict: str) -> float:
-        return simulate("overload", ["vtc"], predict=predict).runs[0].service_difference.avg
+        found = simulate("overload", ["vtc"], predict=predict)
+        assert max(found.runs[0].series.gap) < found.bound
+        return found.runs[0].service_difference.avg
 
     assert average("none") == pytest.approx(104, rel=0.2)
     assert 5 < average("0.5") < 20
