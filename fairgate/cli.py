@@ -247,6 +247,19 @@ def arena(
     Console().print(table(found, seeds))
 
 
+@bench_app.command("scheduler")
+def bench_scheduler(
+    large: Annotated[bool, typer.Option("--large", help="Also a million tenants that all wait (3 GB).")] = False,
+) -> None:
+    """What a scheduling decision costs, from ten to a million tenants, and the memory of those that wait."""
+    from loadgen.bench_scheduler import bench_scheduler as run_bench
+    from loadgen.bench_scheduler import markdown
+
+    told = Console(stderr=True)
+    speeds, memory = run_bench(lambda what: told.print(what, highlight=False), large=large)
+    print(markdown(speeds, memory))
+
+
 def _write_json(path: Path | None, results: dict[str, object]) -> None:
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
