@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -77,6 +78,8 @@ def _convert(gguf: Path, target: Path, console: Console) -> None:
             _convert_into(gguf, scratch, step)
         scratch.chmod(0o755)
         _publish(scratch, target)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise LoadError(f"{gguf.name} cannot be converted into {target}: {error}") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -95,8 +98,7 @@ def _convert_into(gguf: Path, folder: Path, step: Steps) -> None:
     from transformers.utils import logging
 
     logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # its own bars would break ours
         warnings.simplefilter("ignore")
         step("tokenizer")
         AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name).save_pretrained(folder)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import backend  # noqa: F401  # isort: skip  # before torch: it says how torch's threads wait for each other
+
 from collections.abc import Iterator
 from pathlib import Path
 
