@@ -126,15 +126,21 @@ class Auditor:
         self._scale = scale
         self._groups: dict[str, Siblings] = {}
         self._serial = count()
+        self._ask: Callable[[], tuple[float, int]] = lambda: (inf, 0)
         self._bound = inf
         self._limit = inf
         self._headroom = 0
         self.crossings = 0
 
-    def set_bound(self, bound: float, rounding: int) -> None:
-        """The bound in service units / weight, and the counter units by which rounding may exceed it."""
-        self._bound = bound
-        self._limit = bound * self._scale + rounding
+    def attach(self, ask: Callable[[], tuple[float, int]]) -> None:
+        """`ask` tells the bound in service units / weight, and the counter units by which rounding may exceed it."""
+        self._ask = ask
+        self.refresh()
+
+    def refresh(self) -> None:
+        """The bound may have changed."""
+        self._bound, rounding = self._ask()
+        self._limit = self._bound * self._scale + rounding
         self._headroom = int(min(self._limit, 2**53) / 8)
 
     # -- events ------------------------------------------------------------------------------------------------
@@ -191,6 +197,8 @@ class Auditor:
         behind, ahead = siblings.least(), siblings.most()
         siblings.low, siblings.high = behind.counter, ahead.counter
         gap = ahead.counter - behind.counter
+        if gap > self._limit:
+            self.refresh()
         if gap > self._limit and not siblings.crossed:
             self.crossings += 1
             self._alarm(self._crossing(siblings, ahead, behind))

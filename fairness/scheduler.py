@@ -9,13 +9,25 @@ Theory (Sheng et al., "Fairness in Serving Large Language Models", OSDI'24, sect
                           when nobody waits,  c = max(c, c of the tenant whose request left the queue last).
 
 Bound
-    Let M be the KV tokens of the pool and U the most that one tenant's service can rise between two of its turns:
-    the input of its last dispatch and all output of what it has in flight, which together fit the room. For
-    weighted tokens U = w_q M + max(0, w_p - w_q) L_in (`CostFunction.most_rise`). Then
+    Let M be the KV tokens of the pool and U the most that one tenant's service can rise, and another's fall, between
+    two of its turns: the input of its last dispatch and all output of what is in flight, which together fit the room.
+    For weighted tokens U = w_q M + max(0, w_p - w_q) L_in (`CostFunction.most_rise`). Then
         max c - min c over tenants that wait                           <= U / min w        (paper, lemma 4.3)
         |W_f / w_f - W_g / w_g| while f and g both wait throughout     <= 2 U / min w      (paper, theorem 4.4)
         W_f >= W_g - 4 U  for f that waits throughout, against any g                       (paper, theorem 4.9)
     and no work-conserving scheduler without preemption can promise less than w_q M (paper, theorem 4.8).
+    Why the first: at f's last turn c_f <= c_g, or g was lifted later to no less; since then f rose, and g fell, by no
+    more than tickets in flight at that turn can still be charged or refunded, and those fit the room together.
+
+Where the plan fails the bound is what was measured (`Exposure`), so that it holds all the same
+    - output beyond its prediction, or input beyond its estimate: the most that one tenant gained so between two turns
+      is added to M, to the largest request and to L_in;
+    - capacity lowered under what runs: M is the most that was in flight after a dispatch;
+    - input refunded (an estimate too high, a cached prefix) where input is dearer than output: L_in becomes M;
+    - a weight that was once smaller: min w is over all weights ever set;
+    - a requeue: while its engine held the ticket its tenant did not hold others back, so it may come back behind
+      them by more than U. The distance is added until it has been made up (`Ledger.owed`);
+    - rounding: a thousandth for each ticket in flight, which `bound` leaves out and the auditor allows.
 
 Differences to the paper and its artifact
     1. U. The paper's max(w_p L_in, w_q M) holds for its own prices; ours holds for any cost function.
@@ -25,15 +37,21 @@ Differences to the paper and its artifact
        gone and not above it can be forgotten: when it returns, the lift sets the same counter.
     4. Prediction (section 4.4) is reserve-and-settle: h(n_in, predicted) is charged at dispatch *and reserved in
        the room*, then only what exceeds it is charged, and the rest refunded at the end. A refund is never larger
-       than what the ticket reserved, so the bound stays. Tokens beyond a prediction that was too small were not in
-       the room; the most of them that one tenant produced between two turns (`overrun`) is added to M.
+       than what the ticket reserved, so the bound stays.
     5. Requeue is the exact inverse of dispatch: the charge undone, the place in the queue and the tenant that left
        last restored, no lift.
     6. Counters are integers in thousandths of a service unit: the cumulative h / w of a ticket is rounded once and
        differences of it are charged, so another implementation agrees to the last unit.
+    7. A tree of shares (`fairness.shares`): every rule holds among the members of each group. Ties between groups go
+       to the one that took its last turn, or began to wait, first.
+    8. With a slack s (service / weight) a ticket whose adapter is at hand may be taken while its counter is at most
+       min c + s at every level; the bound becomes U / min w + s. A head that lacks only an adapter slot may be passed
+       within the slack, and the next slot that frees is kept for it.
+    9. Strict classes by `Ticket.priority` on top (`policies.priority`): each is a fair queue of its own, and the
+       bound holds within each.
 
-Every operation is O(log n) in tenants that wait. `charge` does not touch the heap at all: a key that only rose is
-found stale, and moved, when it reaches the top.
+Every operation is O(log n) in tenants that wait, except `requeue`, O(queue of the tenant), and what says otherwise.
+`charge` does not touch the heap at all: a key that only rose is found stale, and moved, when it reaches the top.
 """
 
 from __future__ import annotations
@@ -46,14 +64,14 @@ from typing import NamedTuple
 
 from fairness.auditor import Auditor
 from fairness.cost import CostFunction
-from fairness.exposure import Exposure
 from fairness.forest import Forest
 from fairness.integrity import check_forest
+from fairness.ledger import Ledger
 from fairness.objective import Objective
 from fairness.policies.base import Policy
 from fairness.predict import NoPrediction, Predictor
 from fairness.room import Capacity, Obstacle, Residency, Room
-from fairness.shares import MILLI, Account, Group, Share, Tenant
+from fairness.shares import MILLI, Group, Share, Tenant
 from fairness.ticket import Grant, LawError, Refusal, State, Ticket
 
 REACH = 32  # members of a group that a policy with slack looks at, so that a pick stays O(log n)
@@ -113,6 +131,7 @@ class Scheduler:
         self.predictor = predictor or NoPrediction()
         self.auditor = auditor
         self._measure = policy.measure(cost)
+        self._ledger = Ledger(self._measure, room)
         self.objective = objective
         self._forest = Forest(policy, weights or {}, default_weight)
         self._max_waiting = max_waiting
@@ -123,9 +142,8 @@ class Scheduler:
 
         self._deadlines: list[tuple[float, int, Ticket]] = []
         self._seq = count()
-        self._dispatches = count()
-        self._exposure = Exposure()
-        self._owing: list[Group] = []  # groups with a requeued member that is behind the level of the others
+        if auditor is not None:
+            auditor.attach(self._limit)
 
     # -- the queue ---------------------------------------------------------------------------------------------
 
@@ -190,22 +208,14 @@ class Scheduler:
         ticket.produced = produced
         beyond = produced - (before if before > ticket.predicted else ticket.predicted)
         if beyond > 0:
-            self._exposure.held += beyond
-            self._settle(ticket, produced, self.room.grow(ticket, beyond))
+            self._ledger.grow(ticket, beyond, produced)
         if before == 0 and self.objective is not None and now is not None:
             self.objective.started(ticket, now)
 
     def correct(self, ticket: Ticket, input_tokens: int, cached_tokens: int = 0) -> None:
         """The engine counted the input: `input_tokens` in all, `cached_tokens` of them from its prefix cache."""
         self._expect(ticket, State.RUNNING)
-        cached_tokens = min(cached_tokens, input_tokens)
-        if input_tokens < ticket.input_tokens or cached_tokens > ticket.cached_tokens:
-            self._exposure.refunded_input()
-        growth = input_tokens - ticket.input_tokens
-        self._exposure.held += growth
-        ticket.input_tokens = input_tokens
-        ticket.cached_tokens = cached_tokens
-        self._settle(ticket, max(ticket.predicted, ticket.produced), self.room.grow(ticket, growth))
+        self._ledger.correct(ticket, input_tokens, min(cached_tokens, input_tokens))
 
     def finish(self, ticket: Ticket) -> None:
         """The ticket ended by itself: refund what was predicted and not produced, give back its room."""
@@ -232,15 +242,9 @@ class Scheduler:
     def requeue(self, ticket: Ticket) -> None:
         """Undo the dispatch of a ticket whose engine did not serve it: as if it had never left the queue."""
         self._expect(ticket, State.RUNNING)
-        self._exposure.ended(ticket)
-        self.room.release(ticket)
         if self.objective is not None:
             self.objective.ended(ticket)
-        for account in ticket.accounts:
-            self._undo(account, ticket)
-        del self._forest.root(ticket).running[ticket]
-        ticket.produced = ticket.predicted = ticket.cached_tokens = 0
-        ticket.worker, ticket.load, ticket.accounts = "", 0.0, ()
+        self._ledger.undo(self._forest.root(ticket), ticket)
         self._enqueue(self._forest.tenant(ticket), ticket, new=False)
 
     # -- weights and inspection --------------------------------------------------------------------------------
@@ -252,13 +256,17 @@ class Scheduler:
         """The weight of a tenant or a group from now on: what has been charged stays, and a refund goes back at the
         weight it was charged at. Raises ValueError for a weight that is not positive."""
         for share in self._forest.set_weight(path, weight):
-            self._reweigh(share, weight)
+            self._ledger.reweigh(share, weight)
 
     def bound(self) -> float:
         """The most that the counters of two siblings that wait can differ, in service units / weight: U / min w, and
         what the policy allows, and what a requeued ticket missed while its engine held it."""
-        rise = self._exposure.rise(self._measure, self.room.capacity())
-        return rise / self._forest.least_weight + self.policy.allowance + self._owed() / MILLI
+        rise = self._ledger.rise() / self._forest.least_weight
+        return rise + self.policy.allowance + self._ledger.owed() / MILLI
+
+    def _limit(self) -> tuple[float, int]:
+        """The bound, and the counter units by which rounding may exceed it: one for each ticket in flight."""
+        return self.bound(), sum(len(root.running) for root in self._forest.roots())
 
     def gap(self) -> float:
         """The largest max c - min c over siblings that wait now, in service units / weight. O(n): for tests and
@@ -291,8 +299,8 @@ class Scheduler:
         in_flight = check_forest(self._forest, self._measure)
         self.room.check_integrity(in_flight)
         held = sum(ticket.input_tokens + max(ticket.predicted, ticket.produced) for ticket in in_flight)
-        if self._exposure.held != held:
-            raise LawError(f"{self._exposure.held} tokens are said to be in flight, {held} are")
+        if self._ledger.held != held:
+            raise LawError(f"{self._ledger.held} tokens are said to be in flight, {held} are")
 
     # -- inside: the queue -------------------------------------------------------------------------------------
 
@@ -323,9 +331,10 @@ class Scheduler:
         share: Share = tenant
         while (group := share.group) is not None:
             share.waiting += 1
-            if share.waiting == 1:
+            if share.waiting > 1:
+                group.reorder(share)
+            else:
                 self._begin_waiting(share, group, new)
-            group.reorder(share)
             share = group
         share.waiting += 1
 
@@ -336,8 +345,24 @@ class Scheduler:
             group.lift(share)
             group.forget()
         group.members_waiting += 1
+        group.reorder(share)
         if self.auditor is not None:
             share.watch = self.auditor.joined(group.path, share.path, share.counter)
+
+    def _dispatch(self, tenant: Tenant, ticket: Ticket) -> None:
+        tenant.queue.popleft()
+        ticket.state = State.RUNNING
+        self._ledger.open(tenant, ticket)
+        share: Share = tenant
+        while (group := share.group) is not None:
+            if isinstance(share, Group):
+                share.turn = next(self._seq)
+            self._leave_queue(share, group)
+            share = group
+        share.waiting -= 1
+        if self.auditor is not None:
+            self.auditor.refresh()
+        self._ledger.settle(ticket, ticket.predicted)
 
     def _leave_queue(self, share: Share, group: Group) -> None:
         share.waiting -= 1
@@ -348,6 +373,12 @@ class Scheduler:
         if share.watch is not None:
             share.watch.left()
             share.watch = None
+
+    def _end(self, ticket: Ticket, state: State) -> None:
+        ticket.state = state
+        self._ledger.close(self._forest.root(ticket), ticket)
+        if self.objective is not None:
+            self.objective.ended(ticket)
 
     def _push_deadline(self, ticket: Ticket) -> None:
         heapq.heappush(self._deadlines, (ticket.deadline, ticket.seq, ticket))
@@ -382,115 +413,9 @@ class Scheduler:
         ticket.predicted = self._predict(ticket)
         return residency.obstacle(ticket)
 
-    def _dispatch(self, tenant: Tenant, ticket: Ticket) -> None:
-        tenant.queue.popleft()
-        ticket.state = State.RUNNING
-        number = next(self._dispatches)
-        accounts = []
-        share: Share = tenant
-        while (group := share.group) is not None:
-            accounts.append(Account(share, share.weight))
-            if isinstance(share, Group):
-                accounts[-1].turn = share.turn
-                share.turn = next(self._seq)
-            group.level = max(group.level, share.counter)
-            share.running[ticket] = number
-            share.overrun = 0
-            self._leave_queue(share, group)
-            share = group
-        share.running[ticket] = number
-        share.waiting -= 1
-        ticket.accounts = tuple(accounts)
-        self._exposure.dispatched(ticket, self.room.capacity())
-        if self.auditor is not None:
-            self.auditor.set_bound(self.bound(), len(share.running))
-        self._settle(ticket, ticket.predicted)
-
-    def _undo(self, account: Account, ticket: Ticket) -> None:
-        share = account.share
-        group = _group(share)
-        del share.running[ticket]
-        self._move(share, -account.charged)
-        if isinstance(share, Group):
-            share.turn = account.turn if not share.waiting else min(share.turn, account.turn)
-        if share.waiting:
-            group.reorder(share)  # its turn came earlier, though nothing was charged
-        if share.counter < group.level:
-            group.owed = group.level
-            if group not in self._owing:
-                self._owing.append(group)
-
-    def _owed(self) -> int:
-        """How far the least sibling that waits is behind the level which the others had reached when a ticket was
-        requeued below it: until it has been served up to there, the gap may be larger by that much."""
-        most = 0
-        for group in list(self._owing):
-            least = group.least()
-            if least is None:
-                continue
-            if least.counter >= group.owed:
-                self._owing.remove(group)
-            most = max(most, group.owed - least.counter)
-        return most
-
-    # -- inside: charges ---------------------------------------------------------------------------------------
-
-    def _settle(self, ticket: Ticket, produced: int, unreserved: int = 0) -> None:
-        """Charge or refund, at every level, the difference between what the ticket owes and what it was charged.
-        `unreserved` tokens of it were not set aside. One loop, for it runs once a token."""
-        service = self._measure.service(ticket.input_tokens, produced, ticket.cached_tokens) + ticket.load
-        for account in ticket.accounts:
-            share = account.share
-            due = int(service * MILLI / account.weight + 0.5) if account.weight else account.due(service)
-            rise = due - account.charged
-            if rise:
-                account.charged = due
-                self._move(share, rise)
-            if unreserved > 0:
-                share.overrun += unreserved
-                if share.overrun > self._exposure.overrun:
-                    self._exposure.overrun = share.overrun
-
-    def _move(self, share: Share, rise: int) -> None:
-        share.counter += rise
-        if share.watch is not None:
-            share.watch.moved(rise)
-        if rise < 0 and share.waiting:
-            _group(share).reorder(share)
-
-    def _end(self, ticket: Ticket, state: State) -> None:
-        self._settle(ticket, ticket.produced)
-        self._exposure.ended(ticket)
-        self.room.release(ticket)
-        ticket.state = state
-        if self.objective is not None:
-            self.objective.ended(ticket)
-        root = self._forest.root(ticket)
-        number = root.running.pop(ticket)
-        for account in ticket.accounts:
-            share = account.share
-            group = _group(share)
-            del share.running[ticket]
-            share.base += account.charged
-            if number > group.last_ended[0]:
-                group.last_ended = (number, share)
-            group.rest(share)
-
-    def _reweigh(self, share: Share, weight: float) -> None:
-        share.weight = weight
-        for ticket in share.running:
-            produced = max(ticket.predicted, ticket.produced)
-            service = self._measure.service(ticket.input_tokens, produced, ticket.cached_tokens) + ticket.load
-            next(account for account in ticket.accounts if account.share is share).reprice(service, weight)
-
     def _expect(self, ticket: Ticket, state: State) -> None:
         if ticket.state is not state:
             raise LawError(f"ticket {ticket.id} is {ticket.state.value}; expected {state.value}")
-
-
-def _group(share: Share) -> Group:
-    assert share.group is not None, "a root is never charged"
-    return share.group
 
 
 def _spread(group: Group) -> int:

@@ -40,6 +40,14 @@ class Share:
         """The smaller comes first among members with equal counters."""
         raise NotImplementedError
 
+    def move(self, rise: int) -> None:
+        """Its counter rises, or falls where `rise` is negative."""
+        self.counter += rise
+        if rise < 0 and self.waiting and self.group is not None:
+            self.group.reorder(self)
+        if self.watch is not None:
+            self.watch.moved(rise)
+
     def at_rest(self) -> bool:
         return not self.waiting and not self.running
 
@@ -92,6 +100,12 @@ class Group(Share):
 
     def precedence(self) -> int:
         return self.turn
+
+    def give_back(self, turn: int) -> None:
+        """A turn that it took did not happen."""
+        self.turn = min(self.turn, turn) if self.waiting else turn
+        if self.waiting and self.group is not None:
+            self.group.reorder(self)
 
     # -- order -------------------------------------------------------------------------------------------------
 

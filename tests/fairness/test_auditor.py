@@ -88,7 +88,7 @@ def test_a_scheduler_that_picks_the_wrong_tenant_is_heard(monkeypatch: pytest.Mo
 def test_one_alarm_for_one_crossing_and_another_after_it_was_made_up() -> None:
     alarms: list[Crossing] = []
     auditor = Auditor(alarms.append, lambda: 7.0, scale=1)
-    auditor.set_bound(10.0, 0)
+    auditor.attach(lambda: (10.0, 0))
     a, b = auditor.joined("", "a", 0), auditor.joined("", "b", 0)
     for rise in (10, 1, 5):
         a.moved(rise)
@@ -103,7 +103,7 @@ def test_one_alarm_for_one_crossing_and_another_after_it_was_made_up() -> None:
 
 def test_many_events_leave_no_heap_behind() -> None:
     auditor = Auditor(lambda crossing: None, lambda: 0.0)
-    auditor.set_bound(5.0, 0)
+    auditor.attach(lambda: (5.0, 0))
     watches: list[Watch] = [auditor.joined("", str(i), 0) for i in range(10)]
     siblings: Siblings = watches[0].siblings
     chance = random.Random(1)

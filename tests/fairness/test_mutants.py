@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from fairness import LawError, Scheduler, State, Ticket
+from fairness import LawError, Scheduler, Ticket
 from fairness.exposure import Exposure
+from fairness.ledger import Ledger
 from fairness.shares import Group, Share
 
 from .world import KINDS, TREE, UNUSUAL, World, random_ops, random_setting
@@ -67,9 +68,9 @@ def charge_twice_at_the_end(self: Scheduler, ticket: Ticket) -> None:
         account.share.counter += account.charged
 
 
-def refund_nothing(self: Scheduler, ticket: Ticket, state: State) -> None:
+def refund_nothing(self: Ledger, root: Group, ticket: Ticket) -> None:
     ticket.produced = max(ticket.produced, ticket.predicted)
-    true_end(self, ticket, state)
+    true_close(self, root, ticket)
 
 
 def requeue_that_lifts(self: Scheduler, ticket: Ticket) -> None:
@@ -85,11 +86,11 @@ def requeue_at_the_end(self: Scheduler, ticket: Ticket) -> None:
     true_requeue(self, ticket)
 
 
-def count_no_overrun(self: Scheduler, ticket: Ticket, produced: int, unreserved: int = 0) -> None:
+def count_no_overrun(self: Ledger, ticket: Ticket, produced: int, unreserved: int = 0) -> None:
     true_settle(self, ticket, produced, 0)
 
 
-def round_each_charge(self: Scheduler, ticket: Ticket, produced: int, unreserved: int = 0) -> None:
+def round_each_charge(self: Ledger, ticket: Ticket, produced: int, unreserved: int = 0) -> None:
     """Each charge rounded for itself, where the sum of them should be."""
     true_settle(self, ticket, produced, unreserved)
     for account in ticket.accounts:
@@ -102,12 +103,8 @@ def reserve_no_prediction(self: Exposure, ticket: Ticket, capacity: Any) -> None
     self.held += ticket.input_tokens + ticket.predicted
 
 
-true_finish, true_end, true_requeue, true_settle = (
-    Scheduler.finish,
-    Scheduler._end,
-    Scheduler.requeue,
-    Scheduler._settle,
-)
+true_finish, true_requeue = Scheduler.finish, Scheduler.requeue
+true_close, true_settle = Ledger.close, Ledger.settle
 
 MUTANTS: list[Patch] = [
     (Group, "lift", lift_dropped),
@@ -116,11 +113,11 @@ MUTANTS: list[Patch] = [
     (Group, "lift", lift_to_the_most),
     (Group, "rest", forget_too_early),
     (Scheduler, "finish", charge_twice_at_the_end),
-    (Scheduler, "_end", refund_nothing),
+    (Ledger, "close", refund_nothing),
     (Scheduler, "requeue", requeue_that_lifts),
     (Scheduler, "requeue", requeue_at_the_end),
-    (Scheduler, "_settle", count_no_overrun),
-    (Scheduler, "_settle", round_each_charge),
+    (Ledger, "settle", count_no_overrun),
+    (Ledger, "settle", round_each_charge),
     (Exposure, "dispatched", reserve_no_prediction),
 ]
 

@@ -217,6 +217,6 @@ def test_integrity_is_not_blind() -> None:
     with pytest.raises(LawError, match="worker w holds room"):
         scheduler.check_integrity()
     grant.ticket.reserved -= 1
-    scheduler._exposure.held += 1
+    scheduler._ledger._exposure.held += 1
     with pytest.raises(LawError, match="6 tokens are said to be in flight, 5 are"):
         scheduler.check_integrity()

@@ -1,0 +1,132 @@
+"""Who pays: opens an account at every level of the tree when a ticket is dispatched, settles it as tokens are seen,
+and closes it, or undoes it as if nothing had been."""
+
+from __future__ import annotations
+
+from itertools import count
+
+from fairness.cost import CostFunction
+from fairness.exposure import Exposure
+from fairness.room import Room
+from fairness.shares import MILLI, Account, Group, Share, Tenant
+from fairness.ticket import Ticket
+
+
+class Ledger:
+    def __init__(self, cost: CostFunction, room: Room) -> None:
+        self._cost = cost
+        self._room = room
+        self._exposure = Exposure()
+        self._dispatches = count()
+        self._owing: list[Group] = []  # groups with a requeued member that is behind the level of the others
+
+    @property
+    def held(self) -> int:
+        """Tokens of what runs: input, and output predicted or produced."""
+        return self._exposure.held
+
+    def open(self, tenant: Tenant, ticket: Ticket) -> None:
+        """The ticket is dispatched: charge its input, and its output as far as it is predicted."""
+        number = next(self._dispatches)
+        accounts = []
+        share: Share = tenant
+        while (group := share.group) is not None:
+            accounts.append(Account(share, share.weight, turn=share.turn if isinstance(share, Group) else 0))
+            group.level = max(group.level, share.counter)
+            share.running[ticket] = number
+            share.overrun = 0
+            share = group
+        share.running[ticket] = number
+        ticket.accounts = tuple(accounts)
+        self._exposure.dispatched(ticket, self._room.capacity())
+
+    def grow(self, ticket: Ticket, tokens: int, produced: int) -> None:
+        """A ticket turned out `tokens` larger (smaller when negative) than was reserved, with `produced` output."""
+        self._exposure.held += tokens
+        self.settle(ticket, produced, self._room.grow(ticket, tokens))
+
+    def correct(self, ticket: Ticket, input_tokens: int, cached_tokens: int) -> None:
+        """The input was counted anew."""
+        growth = input_tokens - ticket.input_tokens
+        if growth < 0 or cached_tokens > ticket.cached_tokens:
+            self._exposure.refunded_input()
+        ticket.input_tokens = input_tokens
+        ticket.cached_tokens = cached_tokens
+        self.grow(ticket, growth, max(ticket.predicted, ticket.produced))
+
+    def settle(self, ticket: Ticket, produced: int, unreserved: int = 0) -> None:
+        """Charge or refund, at every level, the difference between what the ticket owes and what it was charged.
+        `unreserved` tokens of it were not set aside. One loop, for it runs once a token."""
+        service = self._cost.service(ticket.input_tokens, produced, ticket.cached_tokens) + ticket.load
+        for account in ticket.accounts:
+            share = account.share
+            due = int(service * MILLI / account.weight + 0.5) if account.weight else account.due(service)
+            rise = due - account.charged
+            if rise:
+                account.charged = due
+                share.move(rise)
+            if unreserved > 0:
+                share.overrun += unreserved
+                if share.overrun > self._exposure.overrun:
+                    self._exposure.overrun = share.overrun
+
+    def close(self, root: Group, ticket: Ticket) -> None:
+        """The ticket is over: what was predicted and not produced is refunded, the rest is final."""
+        self.settle(ticket, ticket.produced)
+        self._exposure.ended(ticket)
+        self._room.release(ticket)
+        number = root.running.pop(ticket)
+        for account in ticket.accounts:
+            share = account.share
+            del share.running[ticket]
+            share.base += account.charged
+            if (group := share.group) is not None:
+                group.last_ended = max(group.last_ended, (number, share), key=lambda ended: ended[0])
+                group.rest(share)
+
+    def undo(self, root: Group, ticket: Ticket) -> None:
+        """The ticket was never dispatched: nothing was charged, and its groups' turns are still to come."""
+        self._exposure.ended(ticket)
+        self._room.release(ticket)
+        del root.running[ticket]
+        for account in ticket.accounts:
+            del account.share.running[ticket]
+            self._owe(account)
+            if isinstance(account.share, Group):
+                account.share.give_back(account.turn)
+            account.share.move(-account.charged)
+        ticket.produced = ticket.predicted = ticket.cached_tokens = 0
+        ticket.worker, ticket.load, ticket.accounts = "", 0.0, ()
+
+    def reweigh(self, share: Share, weight: float) -> None:
+        """Service from now on is priced at `weight`."""
+        share.weight = weight
+        for ticket in share.running:
+            produced = max(ticket.predicted, ticket.produced)
+            service = self._cost.service(ticket.input_tokens, produced, ticket.cached_tokens) + ticket.load
+            next(account for account in ticket.accounts if account.share is share).reprice(service, weight)
+
+    # -- what the bound is made of -----------------------------------------------------------------------------
+
+    def rise(self) -> float:
+        """U, in service units (`Exposure.rise`)."""
+        return self._exposure.rise(self._cost, self._room.capacity())
+
+    def owed(self) -> int:
+        """How far the least sibling that waits is behind the level which the others had reached when a ticket was
+        requeued below it: until it has been served up to there, the gap may be larger by that much."""
+        most = 0
+        for group in list(self._owing):
+            least = group.least()
+            if least is not None and least.counter >= group.owed:
+                self._owing.remove(group)
+            elif least is not None:
+                most = max(most, group.owed - least.counter)
+        return most
+
+    def _owe(self, account: Account) -> None:
+        share, group = account.share, account.share.group
+        if group is not None and share.counter - account.charged < group.level:
+            group.owed = group.level
+            if group not in self._owing:
+                self._owing.append(group)
