@@ -56,19 +56,20 @@ class Ledger:
 
     def settle(self, ticket: Ticket, produced: int, unreserved: int = 0) -> None:
         """Charge or refund, at every level, the difference between what the ticket owes and what it was charged.
-        `unreserved` tokens of it were not set aside. One loop, for it runs once a token."""
+        `unreserved` tokens of it were not set aside: known first, for an auditor may ask for the bound at any move.
+        One loop, since it runs once a token."""
         service = self._cost.service(ticket.input_tokens, produced, ticket.cached_tokens) + ticket.load
         for account in ticket.accounts:
             share = account.share
+            if unreserved > 0:
+                share.overrun += unreserved
+                if share.overrun > self._exposure.overrun:
+                    self._exposure.overrun = share.overrun
             due = int(service * MILLI / account.weight + 0.5) if account.weight else account.due(service)
             rise = due - account.charged
             if rise:
                 account.charged = due
                 share.move(rise)
-            if unreserved > 0:
-                share.overrun += unreserved
-                if share.overrun > self._exposure.overrun:
-                    self._exposure.overrun = share.overrun
 
     def close(self, root: Group, ticket: Ticket) -> None:
         """The ticket is over: what was predicted and not produced is refunded, the rest is final."""
