@@ -12,10 +12,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding, gelu, linear, silu
+from torch.nn.functional import embedding, gelu, silu
 
 from backend.batch import Batch
 from backend.errors import LoadError
+from backend.linear import Linear
 from backend.lora import GROUPS
 from backend.pages import KvCache
 from backend.rope import Rope, rotate
@@ -29,11 +30,10 @@ IGNORED = (".rotary_emb.inv_freq", "lm_head.weight")  # recomputed; a copy of th
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """One or several projections of the same input as one matrix [outputs, inputs], named after the first."""
+    """One or several projections of the same input as one layer, named after the first."""
 
     name: str
-    weight: Tensor
-    bias: Tensor | None
+    linear: Linear
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,8 @@ class Decoder:
             self._layers.append(_Loader(spec, weights, f"model.layers.{index}").layer(layer_spec))
             on_layer()
         self._norm = _norm_weight(spec, weights, "model.norm.weight", spec.hidden)
-        self._head = self._embedding if spec.tied else weights.take("lm_head.weight", spec.vocab, spec.hidden)
+        head = self._embedding if spec.tied else weights.take("lm_head.weight", spec.vocab, spec.hidden)
+        self._head = Linear(head)
         weights.refuse_leftovers(IGNORED)
         ropes = {layer.rope for layer in spec.layers}
         self._ropes = {rope: Rope(rope, spec.head_dim, max_len, self.dtype) for rope in ropes}
@@ -81,7 +82,7 @@ class Decoder:
             x = self._attention_block(x, index, layer, batch, cache, turns[layer.spec.rope])
             x = self._mlp_block(x, index, layer, batch)
         x = rms_norm(x.index_select(0, batch.last_rows), self._norm, self.spec.eps)
-        return linear(x, self._head)[: batch.runs].float()
+        return self._head(x)[: batch.runs].float()
 
     def _attention_block(
         self, x: Tensor, index: int, layer: Layer, batch: Batch, cache: KvCache, turns: tuple[Tensor, Tensor]
@@ -128,7 +129,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def _project(projection: Projection, x: Tensor, index: int, batch: Batch) -> Tensor:
-    y = linear(x, projection.weight, projection.bias)
+    y = projection.linear(x)
     batch.lora.add(index, projection.name, x, y)
     return y
 
@@ -166,7 +167,7 @@ class _Loader:
             bias = self._weights.take_if_there(f"{path}.bias", outputs)
             biases.append(weights[-1].new_zeros(outputs) if bias is None else bias)
         biased = any(bias.any() for bias in biases)
-        return Projection(names[0], torch.cat(weights), torch.cat(biases) if biased else None)
+        return Projection(names[0], Linear(torch.cat(weights), torch.cat(biases) if biased else None))
 
     def _norm(self, name: str) -> Tensor:
         return _norm_weight(self._spec, self._weights, f"{self._prefix}.{name}.weight", self._spec.hidden)

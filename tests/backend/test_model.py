@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from backend.batch import Batch, Run
+from backend.linear import Linear
 from backend.lora import AdapterPack
 from backend.model import Decoder, load_decoder
 from backend.pages import KvCache, PageAllocator
@@ -85,3 +86,11 @@ def test_bfloat16_stays_near_float32(name: str, tmp_path: Path) -> None:
     )
     assert (exact - rounded).norm() / exact.norm() < 0.05
     assert not torch.equal(exact, rounded)
+
+
+@pytest.mark.parametrize("rows", [1, 8, 33])
+@pytest.mark.parametrize("biased", [False, True])
+def test_packed_weights_give_the_bits_of_a_plain_product(rows: int, biased: bool) -> None:
+    x, weight, bias = (torch.randn(shape, dtype=torch.bfloat16) for shape in ((rows, 48), (96, 48), (96,)))
+    expected = torch.nn.functional.linear(x, weight, bias if biased else None)
+    assert torch.equal(Linear(weight, bias if biased else None)(x), expected)
