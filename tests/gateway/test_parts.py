@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -167,8 +168,6 @@ def test_where_a_key_may_stand(authorization: str | None, x_api_key: str | None,
 
 
 def test_a_tenant_may_have_several_keys() -> None:
-    from hashlib import sha256
-
     tenant = TenantConfig(id="a", keys_sha256=[sha256(key).hexdigest() for key in (b"k1", b"k2")])
     ring = Keyring([tenant])
     assert ring.tenant("k1") is ring.tenant("k2") is tenant
