@@ -11,9 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels import BatchPlan, KernelError, LoraWeights, lora_add, lora_cpu, lora_expand, lora_shrink, plan_batch
+from kernels import BatchPlan, KernelError, LoraWeights, lora_add, lora_expand, lora_shrink, plan_batch
 from kernels.cases import POPULARITIES, LoraCase, lora_case, popularity
+from kernels.lora_grouped import add_grouped
+from kernels.lora_masked import add_masked
 from kernels.lora_reference import lora_expand_reference, lora_shrink_reference
+from kernels.lora_tiles import add_tiles
 
 Add = Callable[[Tensor, Tensor, LoraWeights, BatchPlan], None]
 SHAPE = {"widths": (576, 192, 192), "in_width": 640}
@@ -26,9 +29,9 @@ def _shrink_then_expand(out: Tensor, x: Tensor, weights: LoraWeights, plan: Batc
 
 
 STRATEGIES: dict[str, Add] = {
-    "grouped": lora_cpu._add_grouped,
-    "masked": lora_cpu._add_masked,
-    "tiles": lora_cpu._add_tiles,
+    "grouped": add_grouped,
+    "masked": add_masked,
+    "tiles": add_tiles,
     "chosen": lora_add,
     "in two calls": _shrink_then_expand,
 }
@@ -113,8 +116,8 @@ def test_control_without_the_deterministic_mode_company_shows() -> None:
     """If this fails, the test above may pass for the wrong reason."""
     case = lora_case([0] * 64, ranks=(16,), dtype=torch.float32, **SHAPE)
     alone = case.out[:1].clone()
-    lora_cpu._add_grouped(case.out, case.x, case.weights, case.plan)
-    lora_cpu._add_grouped(alone, case.x[:1], case.weights, plan_batch([0]))
+    add_grouped(case.out, case.x, case.weights, case.plan)
+    add_grouped(alone, case.x[:1], case.weights, plan_batch([0]))
     assert not torch.equal(alone, case.out[:1])
 
 
