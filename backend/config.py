@@ -55,6 +55,11 @@ class WorkerConfig(BaseModel):
         return self.kv_tokens // PAGE
 
     @property
-    def pages_tokens(self) -> int:
-        """Tokens the whole pages hold."""
+    def cache_tokens(self) -> int:
+        """Tokens the KV cache holds, in whole pages."""
         return self.pages * PAGE
+
+    @property
+    def longest(self) -> int:
+        """The most tokens, prompt and output, of a request that can ever run here."""
+        return min(self.max_len, self.cache_tokens)

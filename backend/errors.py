@@ -76,5 +76,9 @@ class LoadError(WorkerError):
     """A model folder that cannot be run; the message names the folder and the offending key or file."""
 
 
+class ListenError(WorkerError):
+    """The address cannot be listened on."""
+
+
 class AdapterError(BadRequest):
     """A LoRA adapter that cannot be loaded; the message names the folder and the offending key or tensor."""

@@ -19,6 +19,7 @@ from rich.progress import Progress
 
 from backend.config import WorkerConfig
 from backend.engine import Engine
+from backend.errors import ListenError
 from backend.lora import AdapterStore
 from backend.model import Decoder, load_decoder
 from backend.models_cache import resolve_model
@@ -39,7 +40,7 @@ class Worker:
 
 
 def run(config: WorkerConfig) -> None:
-    """Load the model and serve it until SIGTERM or SIGINT, then drain. Raises LoadError, AdapterError, OSError."""
+    """Load the model and serve it until SIGTERM or SIGINT, then drain. Raises LoadError, AdapterError, ListenError."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s: %(message)s")
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
     uvloop.run(_serve(assemble(config)))
@@ -62,13 +63,13 @@ def assemble(config: WorkerConfig) -> Worker:
 
 @asynccontextmanager
 async def listening(worker: Worker) -> AsyncIterator[str]:
-    """Serve `worker` inside the block; yields its URL. Raises OSError when the port is taken."""
+    """Serve `worker` inside the block; yields its URL. Raises ListenError."""
     config = worker.config
     runner = web.AppRunner(worker.server.app(), handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     worker.engine.start()
     try:
-        await web.TCPSite(runner, config.host, config.port, backlog=1024).start()
+        await _listen(runner, config)
         yield f"http://{config.host}:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
@@ -82,6 +83,14 @@ def _load(folder: Path, config: WorkerConfig) -> Decoder:
         return load_decoder(folder, dtype, config.max_len, on_layer=lambda: progress.advance(task))
 
 
+async def _listen(runner: web.AppRunner, config: WorkerConfig) -> None:
+    try:
+        await web.TCPSite(runner, config.host, config.port, backlog=1024).start()
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else str(error)
+        raise ListenError(f"cannot listen on {config.host}:{config.port}: {why}") from None
+
+
 async def _serve(worker: Worker) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -90,7 +99,7 @@ async def _serve(worker: Worker) -> None:
     config = worker.config
     async with listening(worker) as url:
         mode = ", deterministic" if config.deterministic else ""
-        facts = f"model {config.name}, KV tokens {config.pages_tokens}, slots {config.max_running}{mode}"
+        facts = f"model {config.name}, KV tokens {config.cache_tokens}, slots {config.max_running}{mode}"
         _say(f"worker ready on {url} ({facts})")
         await stop.wait()
         await drain(worker)

@@ -36,6 +36,8 @@ OFF: Mapping[str, tuple[object, ...]] = {
     "response_format": ({"type": "text"},),
 }
 
+SURROGATE = b"\\ud"  # JSON can spell half a character in this way, which is no text that could be tokenized
+
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -66,12 +68,13 @@ class GenerateBody(_Body):
     def wanted_tokens(self) -> int | None:
         return self.max_tokens
 
-    def params(self, prompt_tokens: int, max_len: int) -> SamplingParams:
-        """Raises ContextTooLong, BadRequest."""
-        most = self.wanted_tokens or max(1, max_len - prompt_tokens)
-        if prompt_tokens + most > max_len:
+    def params(self, prompt_tokens: int, longest: int) -> SamplingParams:
+        """For a prompt of so many tokens, where prompt and output may have `longest` together. Raises ContextTooLong,
+        BadRequest."""
+        most = self.wanted_tokens or max(1, longest - prompt_tokens)
+        if prompt_tokens + most > longest:
             raise ContextTooLong(
-                f"the prompt has {prompt_tokens} tokens and {most} are asked for; this worker takes {max_len} together",
+                f"the prompt has {prompt_tokens} tokens and {most} are asked for; this worker takes {longest} together",
                 "max_tokens",
             )
         if (self.min_tokens or 0) > most:
@@ -135,7 +138,9 @@ def parse(kind: type[Body], raw: bytes) -> Body:
     """The body of a request. Raises BadRequest, naming the field."""
     try:
         fields = json.loads(raw)
-    except ValueError as error:
+        if SURROGATE in raw.lower():
+            json.dumps(fields, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
         raise BadRequest(f"the body is not valid JSON: {error}") from None
     if not isinstance(fields, dict):
         raise BadRequest("the body is not a JSON object")

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+NUCLEUS = 256  # tokens that nearly always reach top_p; sorting a whole vocabulary takes longer than a decode step
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
@@ -46,8 +48,10 @@ def sample(logits: Tensor, params: SamplingParams, source: torch.Generator | Non
 
 
 def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
-    ordered, index = probabilities.sort(descending=True)
-    before = ordered.cumsum(0) - ordered
-    ordered[before >= top_p] = 0.0
-    ordered[0] = max(float(ordered[0]), torch.finfo(ordered.dtype).tiny)  # top_p 0 keeps the best token
-    return torch.zeros_like(probabilities).scatter_(0, index, ordered)
+    for count in (NUCLEUS, len(probabilities)):
+        best, tokens = probabilities.topk(min(count, len(probabilities)))
+        reached = best.cumsum(0)
+        if reached[-1] >= top_p:
+            break
+    best = best.masked_fill(reached - best >= top_p, 0.0)
+    return torch.zeros_like(probabilities).scatter_(0, tokens, best)

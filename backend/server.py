@@ -7,6 +7,7 @@ by it stops sending; running streams go on.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,7 +17,7 @@ from aiohttp import web
 
 from backend.config import WorkerConfig
 from backend.engine import Output, Request
-from backend.errors import BadRequest, BodyTooLarge, ContextTooLong, ModelNotFound, NotFound, Overloaded, WorkerError
+from backend.errors import BadRequest, BodyTooLarge, ModelNotFound, NotFound, Overloaded, WorkerError
 from backend.lora import AdapterStore
 from backend.metrics import exposition
 from backend.peft_format import Adapter, load_adapter
@@ -25,6 +26,8 @@ from backend.replies import DONE, Replies, event, model_card, usage
 from backend.spec import ModelSpec
 from backend.tokenizer import Tokenizer
 from backend.worker import EngineThread
+
+log = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -97,30 +100,20 @@ class WorkerServer:
     async def _answer(
         self, http: web.Request, body: GenerateBody, prompt: list[int], adapter: Adapter | None, *, chat: bool
     ) -> web.StreamResponse:
-        self._refuse_when_draining()
-        request = Request(uuid.uuid4().hex, tuple(prompt), body.params(len(prompt), self._config.max_len), adapter)
-        if request.most_tokens > self._config.pages_tokens:
-            raise ContextTooLong(
-                f"prompt and max_tokens come to {request.most_tokens} tokens; the KV cache holds "
-                f"{self._config.pages_tokens}",
-                "max_tokens",
-            )
-        prefix = "chatcmpl" if chat else "cmpl"
-        reply_id = http.headers.get("X-Request-Id") or f"{prefix}-{request.id}"
+        if self._draining:
+            raise Overloaded("this worker is shutting down")
+        request = Request(uuid.uuid4().hex, tuple(prompt), body.params(len(prompt), self._config.longest), adapter)
+        reply_id = _given_id(http) or f"{'chatcmpl' if chat else 'cmpl'}-{request.id}"
         replies = Replies(chat, reply_id, body.model, int(time.time()))
         async with self._engine.generate(request) as outputs:
             if body.stream:
                 return await _stream(http, body, replies, len(prompt), outputs)
             return await _whole(replies, len(prompt), outputs)
 
-    def _refuse_when_draining(self) -> None:
-        if self._draining:
-            raise Overloaded("this worker is shutting down")
-
     async def _models(self, http: web.Request) -> web.Response:
-        base = model_card(self._config.name, self._created, self._config.max_len, None)
+        base = model_card(self._config.name, self._created, self._config.longest, None)
         tuned = [
-            model_card(adapter.name, self._created, self._config.max_len, self._config.name)
+            model_card(adapter.name, self._created, self._config.longest, self._config.name)
             for adapter in self._adapters.loaded
         ]
         return web.json_response({"object": "list", "data": [base, *tuned]})
@@ -145,6 +138,12 @@ class WorkerServer:
         body = parse(UnloadAdapterBody, await http.read())
         await self._engine.unload_adapter(body.lora_name)
         return web.Response(text=f"Success: LoRA adapter {body.lora_name!r} removed.")
+
+
+def _given_id(http: web.Request) -> str | None:
+    """The id the client chose, if it is one that may stand in a log and in JSON."""
+    given = http.headers.get("X-Request-Id", "")
+    return given if 0 < len(given) <= 128 and given.isascii() and given.isprintable() else None
 
 
 async def _whole(replies: Replies, prompt_tokens: int, outputs: AsyncIterator[Output]) -> web.Response:
@@ -193,6 +192,11 @@ async def _errors_as_json(http: web.Request, handler: Handler) -> web.StreamResp
         return _refusal(NotFound(f"{http.method} {http.path} does not exist"))
     except WorkerError as error:
         return _refusal(error)
+    except (web.HTTPException, ConnectionError):
+        raise
+    except Exception:
+        log.exception("%s %s failed", http.method, http.path)
+        return _refusal(WorkerError("the worker failed on this request; its log says why"))
 
 
 def _refusal(error: WorkerError) -> web.Response:

@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from backend.config import WorkerConfig
 from backend.engine import Output
+from backend.errors import ListenError
 from backend.main import Worker, assemble, drain, listening
 
 from .tiny import save_tokenizer
@@ -188,6 +189,9 @@ async def test_the_request_id_of_the_client_is_the_id_of_the_answer(client: Clie
     headers = {"X-Request-Id": "mine-1"}
     answers = await asyncio.gather(*(client.post("/v1/completions", PROMPT, headers=headers) for _ in range(2)))
     assert [(status, body["id"]) for status, body in answers] == [(200, "mine-1")] * 2
+    for strange in ("x" * 200, "caf\u00e9"):
+        status, answer = await client.post("/v1/completions", PROMPT, headers={"X-Request-Id": strange})
+        assert (status, answer["id"].startswith("cmpl-")) == (200, True)
 
 
 def without(body: JSON, name: str) -> JSON:
@@ -197,6 +201,9 @@ def without(body: JSON, name: str) -> JSON:
 REFUSALS: dict[str, tuple[str, object, int, str, str]] = {
     "not json": ("completions", b"{", 400, "not valid JSON", ""),
     "not utf-8": ("completions", b'{"model": "\xff"}', 400, "not valid JSON", ""),
+    "a lone surrogate": ("completions", b'{"model": "tiny", "prompt": "\\uD800"}', 400, "not valid JSON", ""),
+    "too deep": ("completions", b"[" * 100_000, 400, "not valid JSON", ""),
+    "not a number": ("completions", b'{"model": "tiny", "prompt": "a", "top_p": NaN}', 400, "top_p", "top_p"),
     "no object": ("completions", b"[]", 400, "not a JSON object", ""),
     "no model": ("completions", without(PROMPT, "model"), 400, "model: Field required", "model"),
     "unknown model": ("completions", PROMPT | {"model": "gpt"}, 404, "'gpt' is not served here", "model"),
@@ -257,7 +264,9 @@ async def test_too_large_a_body_and_too_large_a_request(model_folder: Path) -> N
         assert (status, answer["error"]["code"]) == (413, "request_too_large")
         status, answer = await client.post("/v1/completions", PROMPT | {"max_tokens": 62})
         assert (status, answer["error"]["code"]) == (400, "context_length_exceeded")
-        assert "the KV cache holds 64" in answer["error"]["message"]
+        assert "this worker takes 64 together" in answer["error"]["message"]
+        status, answer = await client.post("/v1/chat/completions", without(CHAT, "max_tokens") | {"ignore_eos": True})
+        assert (status, answer["usage"]["total_tokens"]) == (200, 64)
 
 
 async def test_an_unknown_path_and_method(client: Client) -> None:
@@ -311,6 +320,27 @@ async def test_a_client_that_leaves_frees_its_pages_running_or_waiting(
         assert await client.metric("vllm:kv_cache_usage_perc") == 0
         assert await client.metric("vllm:generation_tokens_total") == 3
         assert client.worker.engine.open_requests == 0
+
+
+async def test_a_bug_is_a_500_without_a_trace(
+    client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(text: str) -> list[int]:
+        raise RuntimeError("secret detail")
+
+    monkeypatch.setattr(client.worker.server._tokenizer, "encode", broken)
+    status, answer = await client.post("/v1/completions", PROMPT)
+    assert (status, answer["error"]["type"]) == (500, "server_error")
+    assert "secret" not in answer["error"]["message"]
+    assert "secret detail" in caplog.text
+
+
+async def test_a_port_that_is_taken(client: Client, model_folder: Path) -> None:
+    port = int(client.url.rsplit(":", 1)[1])
+    second = assemble(config(model_folder, port=port))
+    with pytest.raises(ListenError, match=rf"cannot listen on 127\.0\.0\.1:{port}: Address already in use"):
+        async with listening(second):
+            pass
 
 
 async def test_adapters_come_and_go(client: Client, adapter_folders: dict[str, Path]) -> None:

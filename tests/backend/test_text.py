@@ -138,6 +138,12 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p: float, kept: int) -
     assert (got > 0).tolist() == [True] * kept + [False] * (5 - kept)
 
 
+def test_a_nucleus_of_a_flat_distribution_is_wide() -> None:
+    flat = torch.zeros(2000)
+    source = generator(params := SamplingParams(1, top_p=0.5, seed=3))
+    assert len({sample(flat, params, source) for _ in range(3000)}) > 700  # of the 1000 it holds
+
+
 def test_a_seed_repeats_and_no_seed_does_not() -> None:
     def draw(seed: int | None) -> list[int]:
         params = SamplingParams(1, temperature=2.0, seed=seed)
