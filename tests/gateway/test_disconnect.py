@@ -164,4 +164,4 @@ async def test_cancelled_at_every_await(make_house: MakeHouse, streamed: bytes, 
         if not reached:
             break
         place += 1
-    assert place > 6
+    assert place > 4
