@@ -82,7 +82,7 @@ class Siblings:
         while True:
             key = self.lows[0]
             watch = key[2]
-            if watch.floor is not key:
+            if watch.floor != key:
                 heapq.heappop(self.lows)
             elif key[0] == watch.counter:
                 return watch
@@ -94,7 +94,7 @@ class Siblings:
         while True:
             key = self.highs[0]
             watch = key[2]
-            if watch.ceiling is not key:
+            if watch.ceiling != key:
                 heapq.heappop(self.highs)
             elif key[0] == -watch.counter:
                 return watch
@@ -106,10 +106,10 @@ class Siblings:
     def tidy(self) -> None:
         """Drop outdated entries before they outnumber the valid ones."""
         if len(self.lows) > 2 * self.waiting + 64:
-            self.lows = [key for key in self.lows if key[2].floor is key]
+            self.lows = [key for key in self.lows if key[2].floor == key]
             heapq.heapify(self.lows)
         if len(self.highs) > 2 * self.waiting + 64:
-            self.highs = [key for key in self.highs if key[2].ceiling is key]
+            self.highs = [key for key in self.highs if key[2].ceiling == key]
             heapq.heapify(self.highs)
 
 

@@ -54,7 +54,9 @@ class Weighted:
         if self.cached_input is not None:
             _check_price("weighted", "cached_input", self.cached_input)
             if self.cached_input > self.input:
-                raise CostError(f"cost weighted: cached_input {self.cached_input} is dearer than input {self.input}")
+                raise CostError(
+                    f"cost weighted: cached_input {self.cached_input:g} is dearer than input {self.input:g}"
+                )
 
     def service(self, n_in: int, n_out: int, cached: int = 0) -> float:
         cached_price = self.input if self.cached_input is None else self.cached_input
@@ -144,6 +146,9 @@ def parse_cost(spec: str | Mapping[str, object]) -> CostFunction:
     if kind == "piecewise":
         for name in ("input", "output"):
             settings[name] = _points(name, settings.get(name))
+    for name, value in settings.items():
+        if not isinstance(value, tuple | None):
+            _check_price(str(kind), name, value)
     return cast(CostFunction, kinds[kind](**settings))  # type: ignore[arg-type]
 
 

@@ -26,7 +26,7 @@ def _check_group(group: Group) -> None:
     )
     waiting = [member for member in members if member.waiting]
     _hold(group.members_waiting == len(waiting), f"{name}: the number of members that wait is wrong")
-    live = [entry for entry in group.order if entry[2].entry is entry]
+    live = {entry for entry in group.order if entry[2].entry == entry}
     _hold(len(live) == len(waiting), f"{name}: a member that waits is missing from the order")
     for entry in live:
         member = entry[2]

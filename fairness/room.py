@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol
 
 from fairness.ticket import LawError, Ticket
 
@@ -51,7 +51,6 @@ class Obstacle(Enum):
     ADAPTER = "adapter"  # an adapter slot, and nothing else
 
 
-@runtime_checkable
 class Residency(Protocol):
     """What a room that knows which adapters (or prefixes) its workers hold tells besides."""
 

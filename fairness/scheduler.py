@@ -103,9 +103,10 @@ class Scheduler:
     """The queue of one pool: `submit` tickets, `pick` until it returns None, report with `charge` and `finish`.
 
     `weights` are those of tenants and groups that differ from `default_weight`. `max_waiting` bounds the whole queue,
-    `max_waiting_per_tenant` each tenant's (and `tenant_bounds` a named tenant's own). `adapter_load` is the service
-    charged when a dispatch brings an adapter into its worker (a room with `Residency` knows). `auditor` follows the
-    counters and raises the alarm when they pass the bound; `objective` turns away what cannot start in time.
+    `max_waiting_per_tenant` each tenant's (and `tenant_bounds` a named tenant's own). `residency` is the room once
+    more where it knows what its workers hold: a policy with slack asks it, and `adapter_load` is the service charged
+    when a dispatch brings an adapter in. `auditor` follows the counters and raises the alarm when they pass the bound;
+    `objective` turns away what cannot start in time.
     Raises ValueError for a weight that is not positive, LawError when a ticket is used against the protocol.
     """
 
@@ -121,6 +122,7 @@ class Scheduler:
         max_waiting: float = inf,
         max_waiting_per_tenant: float = inf,
         tenant_bounds: Mapping[str, int] | None = None,
+        residency: Residency | None = None,
         adapter_load: float = 0.0,
         auditor: Auditor | None = None,
         objective: Objective | None = None,
@@ -138,7 +140,7 @@ class Scheduler:
         self._max_waiting_per_tenant = max_waiting_per_tenant
         self._tenant_bounds = dict(tenant_bounds or {})
         self._adapter_load = adapter_load
-        self._residency = room if isinstance(room, Residency) else None
+        self._residency = residency
 
         self._deadlines: list[tuple[float, int, Ticket]] = []
         self._seq = count()

@@ -115,7 +115,7 @@ class Group(Share):
         while order:
             entry = order[0]
             member = entry[2]
-            if member.entry is not entry:
+            if member.entry != entry:
                 heapq.heappop(order)
                 continue
             key = member.counter // self.quantum
@@ -162,7 +162,7 @@ class Group(Share):
         member.entry = (*key, member)
         heapq.heappush(self.order, member.entry)
         if len(self.order) > 2 * self.members_waiting + 64:
-            self.order = [entry for entry in self.order if entry[2].entry is entry]
+            self.order = [entry for entry in self.order if entry[2].entry == entry]
             heapq.heapify(self.order)
 
     # -- lift and oblivion -------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 from fairness import Auditor, Crossing, MaxTokens, Scheduler, Ticket, Weighted, Worker, WorkerRoom, parse_policy
 from fairness.auditor import Siblings, Watch
 
+from .plain import PLAIN_ONLY
 from .world import KINDS, TREE, UNUSUAL, World, random_ops, random_setting
 
 
@@ -74,6 +75,7 @@ def test_it_is_silent_where_the_law_is_kept() -> None:
     assert overload("vtc")[0] == []
 
 
+@PLAIN_ONLY
 def test_a_scheduler_that_picks_the_wrong_tenant_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     from fairness.shares import Group
 

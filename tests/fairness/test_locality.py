@@ -15,7 +15,7 @@ from .world import KINDS, World, random_ops, random_setting
 
 def pool(slack: float, adapter_slots: int = 2, slots: int = 4, tokens: int = 200, load: float = 0.0) -> Scheduler:
     room = AdapterRoom([Worker("w", slots, tokens)], {"w": adapter_slots})
-    return Scheduler(Vtc(slack), Weighted(), room, predictor=MaxTokens(), adapter_load=load)
+    return Scheduler(Vtc(slack), Weighted(), room, predictor=MaxTokens(), residency=room, adapter_load=load)
 
 
 def submit(scheduler: Scheduler, tenant: str, count: int = 1, n_in: int = 10, n_out: int = 20) -> list[Ticket]:
@@ -56,7 +56,7 @@ class AdapterWorld(World):
 
         def with_adapters(policy: Vtc, cost: object, room: object, **options: object) -> Scheduler:
             self.adapters = AdapterRoom(list(self.room.workers.values()), dict.fromkeys(self.room.workers, 9))
-            return scheduler(policy, cost, self.adapters, **options)
+            return scheduler(policy, cost, self.adapters, residency=self.adapters, **options)
 
         self.setting = self.setting._replace(scheduler=with_adapters)
         super().__post_init__()

@@ -13,6 +13,7 @@ from fairness.exposure import Exposure
 from fairness.ledger import Ledger
 from fairness.shares import Group, Share
 
+from .plain import PLAIN_ONLY
 from .world import KINDS, TREE, UNUSUAL, World, random_ops, random_setting
 
 WORLDS = 150
@@ -122,6 +123,7 @@ MUTANTS: list[Patch] = [
 ]
 
 
+@PLAIN_ONLY
 @pytest.mark.parametrize(("where", "name", "mutant"), MUTANTS, ids=[mutant.__name__ for _, _, mutant in MUTANTS])
 def test_a_mutant_is_caught(monkeypatch: pytest.MonkeyPatch, where: type, name: str, mutant: Any) -> None:
     monkeypatch.setattr(where, name, mutant)

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from fairness import Arrival, MaxTokens, Scheduler, Ticket, Weighted, Worker, WorkerRoom, fluid_service, parse_policy
 
+from .plain import PLAIN_ONLY
+
 # -- the oracle itself ---------------------------------------------------------------------------------------------
 
 
@@ -127,6 +129,7 @@ def test_the_control_does_not(name: str) -> None:
     assert distance > margin
 
 
+@PLAIN_ONLY
 def test_a_flat_queue_is_the_control_of_the_tree(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fairness.policies.base.Policy.tree", False)
     distance, margin = furthest("tree", "vtc")
