@@ -53,7 +53,7 @@ class Gateway:
         """Take no new requests and serve those that are queued or running, for `timeouts.drain_s` at most.
         Returns whether all of them were served."""
         self.hotpath.draining = True
-        return await self.hotpath.idle(self.config.timeouts.drain_s)
+        return await self.hotpath.live.idle(self.config.timeouts.drain_s)
 
     async def close(self) -> None:
         """Stop now: what still waits is refused (503), streams that still run end with an error event."""
@@ -63,7 +63,7 @@ class Gateway:
         for probe in self._probes:
             probe.cancel()
         await asyncio.gather(*self._probes, return_exceptions=True)
-        await self.hotpath.abort()
+        await self.hotpath.live.abort()
         await self.server.close()
         await self.upstream.close()
 

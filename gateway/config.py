@@ -118,7 +118,6 @@ class Limits(_Section):
 
     max_body_bytes: Positive = 4 * 1024 * 1024
     max_unsent_bytes: Positive = 4 * 1024 * 1024
-    max_answer_bytes: Positive = 64 * 1024 * 1024
 
 
 class Health(_Section):

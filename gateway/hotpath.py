@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from itertools import count
 
 from fairness import Grant, Refusal, Ticket
@@ -26,12 +25,13 @@ from gateway.drain_rate import retry_headers
 from gateway.errors import ApiError, EngineRefused, NotFound, Overloaded, RateLimited, UpstreamError, UpstreamFailed
 from gateway.estimate import Estimator
 from gateway.exchange import Call, ClientGone, Exchange, Job, Route
-from gateway.meter import Meter, visible
+from gateway.live import Live
+from gateway.meter import Meter
 from gateway.quota import Quotas
 from gateway.record import Record
 from gateway.refusals import no_healthy_worker, not_taken, refused
 from gateway.sse import DONE, frame
-from gateway.stream import Event, EventStream
+from gateway.stream import Event, EventStream, read_whole, shown
 from gateway.upstream import Answer, Upstream
 
 logger = logging.getLogger("gateway")
@@ -39,7 +39,6 @@ logger = logging.getLogger("gateway")
 MOST_OVERFLOWS = 8
 """How often one request goes back to the head of the queue because an engine was full, before the client hears it."""
 MOST_RETRIES = 1
-MOST_REFUSAL_BYTES = 2**20
 
 
 class HotPath:
@@ -68,39 +67,31 @@ class HotPath:
         self._on_end = on_end
         self._estimator = Estimator()
         self._plain_usage: set[str] = set()  # workers that refuse continuous_usage_stats
-        self._live: set[asyncio.Task[object]] = set()
-        self._emptied = asyncio.Event()
         self._serial = count()
-        self._aborting = False
+        self.live = Live()
         self.draining = False
 
     async def serve(self, call: Call) -> None:
         """Answer one call. Raises nothing but cancellation: every error becomes an answer."""
         exchange = Exchange(call, Record(call.request_id, call.path, self._stopwatch()))
-        task = asyncio.current_task()
-        assert task is not None
-        self._live.add(task)
-        self._emptied.clear()
-        try:
-            await self._serve(exchange)
-            exchange.record.outcome = "ok"
-        except asyncio.CancelledError:
-            if not self._aborting:
+        with self.live.serving() as task:
+            try:
+                await self._serve(exchange)
+                exchange.record.outcome = "ok"
+            except asyncio.CancelledError:
+                if not self.live.aborting:
+                    self._gone(exchange)
+                    raise
+                task.uncancel()
+                await self._fail(exchange, Overloaded("draining", "The gateway is shutting down.", retry_after=1.0))
+            except ClientGone:
                 self._gone(exchange)
-                raise
-            task.uncancel()
-            await self._fail(exchange, Overloaded("draining", "The gateway is shutting down.", retry_after=1.0))
-        except ClientGone:
-            self._gone(exchange)
-        except Exception as error:
-            await self._fail(exchange, self._as_answer(exchange, error))
-        finally:
-            exchange.release()
-            exchange.close_record(self._stopwatch())
-            self._on_end(exchange.record)
-            self._live.discard(task)
-            if not self._live:
-                self._emptied.set()
+            except Exception as error:
+                await self._fail(exchange, self._as_answer(exchange, error))
+            finally:
+                exchange.release()
+                exchange.close_record(self._stopwatch())
+                self._on_end(exchange.record)
 
     async def _serve(self, exchange: Exchange) -> None:
         call, record = exchange.call, exchange.record
@@ -193,7 +184,7 @@ class HotPath:
             async with asyncio.timeout(self._timeouts.first_byte_s):
                 answer = await self._post(job, worker)
                 if answer.status != 200:
-                    raise not_taken(answer.status, await _whole(answer))
+                    raise not_taken(answer.status, await read_whole(answer))
                 stream = EventStream(answer)
                 first = await stream.read()
         except TimeoutError:
@@ -208,7 +199,7 @@ class HotPath:
         answer = await self._send(job, worker, plain)
         if answer.status not in (400, 422) or plain:
             return answer
-        body = await _whole(answer)
+        body = await read_whole(answer)
         if b"continuous_usage_stats" not in body:
             raise EngineRefused(answer.status, body)
         job.drop_answer()
@@ -229,7 +220,7 @@ class HotPath:
         exchange.record.status, exchange.begun = 200, True
         while batch:
             self._report(job, stream.meter)
-            if out := _shown(batch, job.ask):
+            if out := shown(batch, job.ask.wants_usage, job.ask.wants_continuous_usage):
                 await call.send(out)
             batch = await stream.read()
         self._settle(job, stream.meter)
@@ -302,40 +293,3 @@ class HotPath:
             return UpstreamFailed(f"upstream_{error.kind}", "The engine failed while it served this request.")
         logger.error("request %s: internal error", exchange.record.request_id, exc_info=error)
         return ApiError("internal_error", "The gateway failed; the fault is its own.")
-
-    # -- shutdown ----------------------------------------------------------------------------------------------
-
-    async def idle(self, patience: float) -> bool:
-        """Wait until no request is in here, `patience` seconds at most; whether that came about."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(patience):
-                while self._live:
-                    await self._emptied.wait()
-        return not self._live
-
-    async def abort(self) -> None:
-        """End every request that is in here with an error."""
-        self._aborting = True
-        live = list(self._live)
-        for task in live:
-            task.cancel()
-        await asyncio.gather(*live, return_exceptions=True)
-
-
-def _shown(batch: list[Event], ask: Ask) -> bytes:
-    """The events of a batch as the client asked for them."""
-    out = [
-        frame(shown)
-        for chunk, data in batch
-        if (shown := visible(chunk, data, ask.wants_usage, ask.wants_continuous_usage)) is not None
-    ]
-    return b"".join(out)
-
-
-async def _whole(answer: Answer) -> bytes:
-    """The body of an answer that is not a stream, cut where it is unreasonable."""
-    parts, size = [], 0
-    while (part := await answer.read()) and size < MOST_REFUSAL_BYTES:
-        parts.append(part)
-        size += len(part)
-    return b"".join(parts)

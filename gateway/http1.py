@@ -22,11 +22,10 @@ class ResponseParser:
     whether the connection may carry another request then. Raises BadResponse.
     """
 
-    __slots__ = ("_body", "_left", "_rest", "_step", "content_type", "done", "reusable", "status")
+    __slots__ = ("_body", "_left", "_rest", "_step", "done", "reusable", "status")
 
     def __init__(self) -> None:
         self.status = 0
-        self.content_type = ""
         self.reusable = True
         self.done = False
         self._rest = b""
@@ -81,7 +80,6 @@ class ResponseParser:
         for line in lines:
             name, _, value = line.partition(b":")
             headers[name.strip().lower()] = value.strip()
-        self.content_type = headers.get(b"content-type", b"").decode("latin-1")
         connection = headers.get(b"connection", b"").lower()
         self.reusable = b"close" not in connection and not status_line.startswith(b"HTTP/1.0")
         if b"chunked" in headers.get(b"transfer-encoding", b"").lower():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from gateway.errors import UpstreamError
-from gateway.meter import Chunk, Meter
-from gateway.sse import DONE, SseParser
+from gateway.meter import Chunk, Meter, visible
+from gateway.sse import DONE, SseParser, frame
 from gateway.upstream import Answer
 
 Event = tuple[Chunk, bytes]
+
+MOST_WHOLE_BYTES = 2**20
 
 
 class EventStream:
@@ -55,3 +57,22 @@ class EventStream:
         if not self._ended and not self.meter.complete():
             raise UpstreamError("closed", "the engine broke off its answer")
         self._ended = True
+
+
+def shown(batch: list[Event], wants_usage: bool, wants_continuous: bool) -> bytes:
+    """The events of a batch as the client asked for them."""
+    out = [
+        frame(seen)
+        for chunk, data in batch
+        if (seen := visible(chunk, data, wants_usage, wants_continuous)) is not None
+    ]
+    return b"".join(out)
+
+
+async def read_whole(answer: Answer) -> bytes:
+    """The body of an answer that is no stream, cut off where it is larger than an error can reasonably be."""
+    parts, size = [], 0
+    while (part := await answer.read()) and size < MOST_WHOLE_BYTES:
+        parts.append(part)
+        size += len(part)
+    return b"".join(parts)
