@@ -1,4 +1,4 @@
-"""Plain Python unless FAIRGATE_COMPILE=1: then the law's hot modules become native code, by mypyc, from the same source.
+"""Plain Python unless FAIRGATE_COMPILE=1: then the law's hot modules become native code, by mypyc, same source.
 
 FAIRGATE_COMPILE=1 pip install --no-build-isolation .        (setuptools and mypy must be installed)
 """
