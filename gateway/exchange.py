@@ -65,6 +65,7 @@ class Job:
     record: Record
     answer: Answer | None = None
     consumed: bool = False
+    failures: int = 0
 
     @property
     def pool(self) -> Pool:

@@ -35,10 +35,12 @@ from gateway.stream import Event, EventStream, read_whole, shown
 from gateway.upstream import Answer, Upstream
 
 logger = logging.getLogger("gateway")
-
 MOST_OVERFLOWS = 8
 """How often one request goes back to the head of the queue because an engine was full, before the client hears it."""
+MOST_UNREACHED = 8
+"""Attempts that may end without a connection before that counts as a failure."""
 MOST_RETRIES = 1
+"""How often a request that an engine failed is sent to another one."""
 
 
 class HotPath:
@@ -174,7 +176,10 @@ class HotPath:
             return
         job.pool.failed(worker, reached=error.reached)
         job.ticket.avoid |= {worker}
-        if len(job.ticket.avoid) > MOST_RETRIES or not job.pool.healthy(besides=job.ticket.avoid):
+        if not error.reached and job.record.attempts <= MOST_UNREACHED:
+            return  # nothing was sent: like what is still queued, it waits for a worker that can be reached
+        job.failures += 1
+        if job.failures > MOST_RETRIES or not job.pool.healthy(besides=job.ticket.avoid):
             raise error
         logger.warning("request %s: %s; trying another worker", job.record.request_id, error)
 

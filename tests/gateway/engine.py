@@ -62,6 +62,7 @@ class Engine:
         self.go = asyncio.Event()
         self.changed = asyncio.Condition()
         self._runner: web.AppRunner | None = None
+        self._site: web.TCPSite | None = None
         self.port = 0
 
     @property
@@ -76,10 +77,19 @@ class Engine:
         app.router.add_get("/metrics", self._metrics)
         self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.01)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self.port)
-        await site.start()
-        self.port = self._runner.addresses[0][1]
+        await self.listen()
         return self
+
+    async def listen(self) -> None:
+        assert self._runner is not None
+        self._site = web.TCPSite(self._runner, "127.0.0.1", self.port)
+        await self._site.start()
+        self.port = self._runner.addresses[0][1]
+
+    async def refuse_connections(self) -> None:
+        """Stop listening; what is connected stays."""
+        assert self._site is not None
+        await self._site.stop()
 
     async def stop(self) -> None:
         self.go.set()

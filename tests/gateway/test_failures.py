@@ -167,3 +167,40 @@ async def test_a_stream_without_done_is_complete_when_its_choices_are(make_house
     house = await make_house(Engine(raw=b"data: " + json.dumps(chunk).encode() + b"\n\n"))
     async with house.post(chat(stream=True)) as response:
         assert events(await response.text())[-1] == "[DONE]"
+
+
+async def test_what_is_queued_waits_for_a_worker_that_cannot_be_reached(make_house: MakeHouse) -> None:
+    house = await make_house(worker={"slots": 1})
+    engine = house.engine
+    engine.scripts.append(Script(hold_before=0, die_before=0))
+    first = asyncio.ensure_future(house.post(chat()).__aenter__())
+    await engine.until(lambda: engine.active == 1)
+    second = asyncio.ensure_future(house.post(chat()).__aenter__())
+    await until(lambda: house.pool.scheduler.queue_length() == 1)
+    await engine.refuse_connections()
+    engine.go.set()
+    answer = await first
+    assert answer.status == 502
+    answer.release()
+    (worker,) = house.pool.snapshot()[1]
+    await until(lambda: not worker.healthy and house.pool.scheduler.queue_length() == 1)
+    await engine.listen()
+    answer = await second
+    assert answer.status == 200
+    answer.release()
+    assert house.counter("a") == 7 + 2 * 3
+
+
+async def test_what_is_queued_hears_why_when_no_worker_comes_back(make_house: MakeHouse) -> None:
+    engine = Engine(hold_before=0)
+    house = await make_house(engine, worker={"slots": 1}, pool={"queue": {"timeout_s": 0.5}})
+    first = asyncio.ensure_future(house.post(chat()).__aenter__())
+    await engine.until(lambda: engine.active == 1)
+    engine.alive = False
+    (worker,) = house.pool.snapshot()[1]
+    second = asyncio.ensure_future(house.post(chat()).__aenter__())
+    await until(lambda: house.pool.scheduler.queue_length() == 1 and not worker.healthy)
+    answer = await second
+    assert (answer.status, (await answer.json())["error"]["code"]) == (503, "no_healthy_worker")
+    engine.go.set()
+    (await first).release()
