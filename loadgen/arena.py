@@ -9,22 +9,20 @@ A single run means little: 50 ms of jitter move VTC's maximum by a third.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import astuple, dataclass
-from multiprocessing import get_context
 from statistics import fmean
 
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from loadgen.parallel import in_parallel
 from loadgen.results import Outcome
 from loadgen.simulate import simulate
 from loadgen.workloads import load_workload
 
 WORKLOAD = "arena27"
-PROCESSES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,21 +59,15 @@ def reproduce(
     """
     wanted = [(policy, predict, seed) for policy, predict in keys for seed in seeds]
     found: dict[Key, list[Figures]] = {}
-    for done, (key, figures) in enumerate(_run_all(wanted), 1):
-        found.setdefault(key, []).append(figures)
+    for done, (item, figures) in enumerate(in_parallel(_run, wanted), 1):
+        found.setdefault(item[:2], []).append(figures)
         if progress:
             progress(done / len(wanted))
     return {key: _mean(runs) for key, runs in found.items()}
 
 
-def _run_all(wanted: list[tuple[str, str, int]]) -> Iterator[tuple[Key, Figures]]:
-    with ProcessPoolExecutor(PROCESSES, mp_context=get_context("spawn")) as pool:
-        keys = {pool.submit(_run, *item): item[:2] for item in wanted}
-        for future in as_completed(keys):
-            yield keys[future], future.result()
-
-
-def _run(policy: str, predict: str, seed: int) -> Figures:
+def _run(item: tuple[str, str, int]) -> Figures:
+    policy, predict, seed = item
     run = simulate(WORKLOAD, [policy], predict=predict, seed=seed).runs[0]
     difference = run.service_difference
     return Figures(difference.max, difference.avg, run.throughput_tokens_per_s, run.count(Outcome.REJECTED))

@@ -183,17 +183,23 @@ def _moved(difference: Floats) -> Floats:
 
 
 def service_difference(
-    records: Sequence[RequestRecord], tenants: Sequence[str], weight: Floats, cost: CostFunction, horizon_s: float
+    records: Sequence[RequestRecord],
+    tenants: Sequence[str],
+    weight: Floats,
+    cost: CostFunction,
+    horizon_s: float,
+    demand_cost: CostFunction | None = None,
 ) -> ServiceDifference:
     """The paper's table 2 (OSDI'24 section 5.1), as its artifact computes it. Rates in service units per second and
     weight. The service of a finished request is spread evenly from its first token to its end. Per window of 60 s
         sum over clients of  min(max service of any client - s_i, |demand_i - s_i|)
-    where the demand is what arrived and was not rejected. Windows centre on 30 + k (T - 30) / 20, k = 1..19.
+    where the demand is what arrived and was not rejected, by `demand_cost`, by `cost` where that is None. Windows
+    centre on 30 + k (T - 30) / 20, k = 1..19.
     """
     row = {tenant: i for i, tenant in enumerate(tenants)}
     finished = [r for r in records if r.outcome is Outcome.FINISHED]
     accepted = [r for r in records if r.outcome is not Outcome.REJECTED]
-    served, asked = _spans(finished, row, weight, cost), _spans(accepted, row, weight, cost)
+    served, asked = spans(finished, row, weight, cost), spans(accepted, row, weight, demand_cost or cost)
     values = []
     for k in range(1, TICKS):
         middle = WINDOW_S / 2 + k * max(0.0, horizon_s - WINDOW_S / 2) / TICKS
@@ -207,8 +213,11 @@ def service_difference(
 
 
 @dataclass(frozen=True, slots=True)
-class _Spans:
-    """Requests as arrays [requests]: tenant row, service over weight, arrival, and when it was served."""
+class Spans:
+    """Requests as arrays [requests]: tenant row, service over weight, arrival, and when it was served.
+
+    The paper's plots spread the service of a request evenly from its first token to its end.
+    """
 
     row: Ints
     service: Floats
@@ -227,12 +236,13 @@ class _Spans:
         return np.bincount(self.row, weights=parts * self.service, minlength=tenants) / WINDOW_S
 
 
-def _spans(records: Sequence[RequestRecord], row: Mapping[str, int], weight: Floats, cost: CostFunction) -> _Spans:
+def spans(records: Sequence[RequestRecord], row: Mapping[str, int], weight: Floats, cost: CostFunction) -> Spans:
+    """The records as arrays. `row` numbers the tenants, `weight` is by row."""
     rows = np.array([row[r.tenant] for r in records], dtype=np.intp)
     service = np.array([cost.service(r.input_tokens, r.output_tokens) for r in records], dtype=np.float64)
     moments = [(r.arrival_s, r.first_token_s or 0.0, r.finish_s or 0.0) for r in records]
     arrival, first, end = np.array(moments, dtype=np.float64).reshape(-1, 3).T
-    return _Spans(rows, service / weight[rows], arrival, first, end)
+    return Spans(rows, service / weight[rows], arrival, first, end)
 
 
 def time_grid(end_s: float) -> Floats:

@@ -70,9 +70,13 @@ class Picture:
         return f"{slug(comparison.workload)}-{self.name}{theme.suffix}.png"
 
     def save(self, comparison: Comparison, folder: Path) -> None:
-        for theme in (LIGHT, DARK):
-            figure = self.draw(comparison, theme)
-            figure.savefig(folder / self.file_name(comparison, theme), dpi=DPI, facecolor=theme.paper)
+        save_both(lambda theme: self.draw(comparison, theme), folder / self.file_name(comparison))
+
+
+def save_both(draw: Callable[[Theme], Figure], path: Path) -> None:
+    """Write a picture to `path`, a .png, and its dark form beside it."""
+    for theme in (LIGHT, DARK):
+        draw(theme).savefig(path.with_stem(path.stem + theme.suffix), dpi=DPI, facecolor=theme.paper)
 
 
 def slug(workload: str) -> str:
@@ -110,11 +114,11 @@ def draw_response(comparison: Comparison, theme: Theme) -> Figure:
 
 def draw_gap(comparison: Comparison, theme: Theme) -> Figure:
     """The accumulated service gap of each policy against the bound."""
-    figure, axes = _figure(theme, 1, 1, height=3.8)
+    figure, axes = new_figure(theme, 1, 1, height=3.8)
     ax = axes[0]
     for i, run in enumerate(comparison.runs):
         label = f"{run.policy} (max {run.service_gap_max:,.0f})"
-        ax.plot(run.series.times_s, run.series.gap, label=label, **_look(theme, i))
+        ax.plot(run.series.times_s, run.series.gap, label=label, **look(theme, i))
     ax.axhline(comparison.bound, color=theme.ink, linewidth=1.2, linestyle=(0, (2, 2)))
     ax.annotate(
         f"bound {comparison.bound:,.0f}",
@@ -128,13 +132,13 @@ def draw_gap(comparison: Comparison, theme: Theme) -> Figure:
     ax.set_ylabel("service gap\n(service units / weight)")
     ax.set_xlim(0, _span_s(comparison))
     ax.set_ylim(0, _gap_shown(comparison))
-    _legend(figure, ax, theme)
+    add_legend(figure, [ax], theme)
     return figure
 
 
 def draw_throughput(comparison: Comparison, theme: Theme) -> Figure:
     """Throughput of each policy, and what became of its requests."""
-    figure, (left, right) = _figure(theme, 1, 2, height=0.9 + 0.42 * len(comparison.runs))
+    figure, (left, right) = new_figure(theme, 1, 2, height=0.9 + 0.42 * len(comparison.runs))
     places = range(len(comparison.runs))
     colours = [theme.lines[i % len(theme.lines)] for i in places]
     bars = left.barh(places, [run.throughput_tokens_per_s for run in comparison.runs], color=colours, height=0.6)
@@ -179,7 +183,7 @@ def _panels(
     """One panel per policy on common axes; a line per tenant, and one for the mean of the tenants not shown."""
     columns = min(2, len(comparison.runs))
     rows = -(-len(comparison.runs) // columns)
-    figure, axes = _figure(theme, rows, columns, height=0.7 + 2.3 * rows, shared=True)
+    figure, axes = new_figure(theme, rows, columns, height=0.7 + 2.3 * rows, shared=True)
     shown = busiest(comparison, LINES_SHOWN)
     others = [tenant for tenant in comparison.runs[0].tenants if tenant not in shown]
     for ax, run in zip(axes, comparison.runs, strict=False):
@@ -189,7 +193,7 @@ def _panels(
             label = f"mean of {len(others)} others"
             ax.plot(times, mean_curve(values[len(shown) :]), color=theme.others, linewidth=2.6, label=label)
         for i, tenant in enumerate(shown):
-            ax.plot(times, values[i], label=tenant, **_look(theme, i))
+            ax.plot(times, values[i], label=tenant, **look(theme, i))
     axes[0].set_xlim(0, _span_s(comparison))
     axes[0].set_ylim(0, None)
     for ax in axes[len(comparison.runs) :]:
@@ -198,11 +202,11 @@ def _panels(
         ax.set_xlabel("time (s)")
     for ax in axes[::columns]:
         ax.set_ylabel(y_label)
-    _legend(figure, axes[0], theme)
+    add_legend(figure, axes[:1], theme)
     return figure
 
 
-def _figure(
+def new_figure(
     theme: Theme, rows: int, columns: int, *, height: float, shared: bool = False
 ) -> tuple[Figure, Sequence[Axes]]:
     figure = Figure(figsize=(10, height), layout="constrained")
@@ -221,7 +225,7 @@ def _figure(
     return figure, list(grid.flat)
 
 
-def _look(theme: Theme, i: int) -> dict[str, Any]:
+def look(theme: Theme, i: int) -> dict[str, Any]:
     return {
         "color": theme.lines[i % len(theme.lines)],
         "linestyle": STYLES[i % len(STYLES)],
@@ -229,10 +233,12 @@ def _look(theme: Theme, i: int) -> dict[str, Any]:
     }
 
 
-def _legend(figure: Figure, ax: Axes, theme: Theme) -> None:
-    handles, labels = ax.get_legend_handles_labels()
+def add_legend(figure: Figure, axes: Sequence[Axes], theme: Theme) -> None:
+    """One legend above the picture for the named lines of these axes."""
+    named = [entry for ax in axes for entry in zip(*ax.get_legend_handles_labels(), strict=True)]
+    labels = [label for _, label in named]
     figure.legend(
-        handles,
+        [handle for handle, _ in named],
         labels,
         loc="outside upper left",
         ncols=min(4, len(labels)) if max(map(len, labels)) > 12 else 6,

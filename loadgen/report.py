@@ -182,14 +182,14 @@ def _escaped(cells: Sequence[str]) -> list[str]:
     return [escape(cell) for cell in cells]
 
 
-def to_html(markdown: str) -> str:
+def to_html(markdown: str, title: str = TITLE) -> str:
     """The page as HTML, with tables that scroll and pictures that follow the reader's light or dark mode."""
     renderer = MarkdownIt("commonmark", {"html": False}).enable("table")
     renderer.add_render_rule("table_open", lambda *_: '<div class="scroll"><table>\n')
     renderer.add_render_rule("table_close", lambda *_: "</table></div>\n")
     renderer.add_render_rule("image", _picture)
     template = Template(files("loadgen").joinpath("report.html").read_text(encoding="utf-8"))
-    return template.substitute(title=TITLE, body=renderer.render(markdown))
+    return template.substitute(title=title, body=renderer.render(markdown))
 
 
 def _picture(renderer: Any, tokens: Sequence[Any], index: int, options: Any, env: Any) -> str:

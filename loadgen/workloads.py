@@ -102,13 +102,20 @@ def _poisson(rate: float, duration: float, draw: str) -> list[float]:
     return moments
 
 
-def _steady(name: str, duration: float, *rates: float, weights: Iterable[float] = ()) -> Workload:
-    requests = [r for i, rate in enumerate(rates, 1) for r in _send(_client(i), _even(rate, 0, duration))]
+def _steady(name: str, duration: float, *rates: float, weights: Iterable[float] = (), length: int = LENGTH) -> Workload:
+    requests = [r for i, rate in enumerate(rates, 1) for r in _send(_client(i), _even(rate, 0, duration), length)]
     return Workload(name, _ordered(requests), {_client(i): weight for i, weight in enumerate(weights, 1)})
 
 
 def _two(name: str, first: list[float], second: list[float], length: int = LENGTH) -> Workload:
     return Workload(name, _ordered([*_send(_client(1), first, length), *_send(_client(2), second)]))
+
+
+def _mirrored() -> Workload:
+    """Long questions with short answers against short questions with long answers."""
+    asks = (Request(t_s, _client(1), 512, 32) for t_s in _poisson(8, 600, "short"))
+    answers = (Request(t_s, _client(2), 32, 512) for t_s in _poisson(1.5, 600, "long"))
+    return Workload("poisson-short-long-2", _ordered([*asks, *answers]))
 
 
 def _dist_shift() -> Workload:
@@ -202,6 +209,7 @@ def _arena27() -> Workload:
 
 WORKLOADS: dict[str, Callable[[], Workload]] = {
     "overload": lambda: _steady("overload", 360, 1.5, 3),
+    "overload-600s": lambda: _steady("overload-600s", 600, 1.5, 3),
     "overload-multi": lambda: _steady("overload-multi", 360, *[0.4] * 3, *[0.6] * 5),
     "overload-weighted": lambda: _steady("overload-weighted", 360, 0.8, 0.8, 1.2, 1.6, weights=(1, 2, 3, 4)),
     "proportional": lambda: _steady("proportional", 600, 0.25, 0.5, 1.5),
@@ -210,9 +218,15 @@ WORKLOADS: dict[str, Callable[[], Workload]] = {
     "poisson-short-long": lambda: _two(
         "poisson-short-long", _poisson(8, 600, "short"), _poisson(1.5, 600, "long"), length=64
     ),
+    "poisson-short-long-2": _mirrored,
     "increase": lambda: _two("increase", _even(0.5, 0, 600), _rising(0.2, 2, 600)),
     "dist-shift": _dist_shift,
     "late-burst": _late_burst,
     "arena27": _arena27,
     "arena27-synthetic": _arena_synthetic,
+    # Section 5.4, by pool and length, for the A100.
+    "overload-35000-256": lambda: _steady("overload-35000-256", 600, 3, 6),
+    "overload-35000-512": lambda: _steady("overload-35000-512", 600, 1.5, 3, length=512),
+    "overload-35000-768": lambda: _steady("overload-35000-768", 600, 1, 2, length=768),
+    "overload-65000-512": lambda: _steady("overload-65000-512", 600, 2, 4, length=512),
 }
