@@ -55,7 +55,7 @@ class Route:
 class Job:
     """A request that was understood. From submission on it owns its ticket, while it is forwarded also an answer.
 
-    `consumed`: the engine has begun to answer, so what was seen stays charged.
+    `consumed`: an engine works on it, so what was seen stays charged.
     """
 
     tenant: TenantConfig

@@ -5,7 +5,8 @@ answer; both are given back by `Exchange.release`, which every exit goes through
 for cancellation at any await too: the server edge cancels `serve` when the client is gone.
 
 What is charged. A request that its engine failed, overflowed or refused before it produced anything is undone, as if it
-had never been dispatched. From the first event on, what was seen stays charged, whoever ends the request.
+had never been dispatched. A client that leaves after its request was sent pays for the input, which the engine has
+worked on; from the first event on, what was seen stays charged, whoever ends the request.
 The first event is also when the answer to the client begins: until then a request may move to another worker.
 """
 
@@ -185,6 +186,7 @@ class HotPath:
 
     async def _forward(self, job: Job, worker: str) -> tuple[EventStream, list[Event]]:
         """Send the request to `worker`; its stream, once that has begun. Raises UpstreamError, EngineRefused."""
+        job.consumed = True
         try:
             async with asyncio.timeout(self._timeouts.first_byte_s):
                 answer = await self._post(job, worker)
@@ -192,10 +194,11 @@ class HotPath:
                     raise not_taken(answer.status, await read_whole(answer))
                 stream = EventStream(answer)
                 first = await stream.read()
-        except TimeoutError:
-            seconds = self._timeouts.first_byte_s
-            raise UpstreamError("timeout", f"{worker} sent no first event within {seconds:g} s") from None
-        job.consumed = True
+        except (TimeoutError, UpstreamError, EngineRefused) as error:
+            job.consumed = False
+            if isinstance(error, TimeoutError):
+                raise UpstreamError("timeout", f"{worker} sent no first event in time") from None
+            raise
         return stream, first
 
     async def _post(self, job: Job, worker: str) -> Answer:

@@ -41,7 +41,7 @@ async def test_before_the_first_byte_the_engine_is_told(make_house: MakeHouse, s
     await leave(house, chat(stream=streamed), lambda: house.engine.until(lambda: house.engine.active == 1))
     await house.engine.until(lambda: house.engine.aborted == 1)
     await until(house.pool.idle)
-    assert house.counter("a") == 0
+    assert house.counter("a") == 7, "the engine had the input, so it stays charged"
 
 
 @pytest.mark.parametrize("streamed", [True, False])
