@@ -107,6 +107,9 @@ class Exchange:
         if self.job is not None:
             self.job.release()
 
+    def client_left(self) -> None:
+        self.record.status, self.record.outcome = self.record.status or 499, "client_closed"
+
     def close_record(self, now: float) -> None:
         self.record.ended = now
         if self.job is not None:

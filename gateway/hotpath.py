@@ -83,12 +83,12 @@ class HotPath:
                 exchange.record.outcome = "ok"
             except asyncio.CancelledError:
                 if not self.live.aborting:
-                    self._gone(exchange)
+                    exchange.client_left()
                     raise
                 task.uncancel()
                 await self._fail(exchange, Overloaded("draining", "The gateway is shutting down.", retry_after=1.0))
             except ClientGone:
-                self._gone(exchange)
+                exchange.client_left()
             except Exception as error:
                 await self._fail(exchange, self._as_answer(exchange, error))
             finally:
@@ -287,11 +287,7 @@ class HotPath:
                 headers |= retry_headers(error.retry_after)
             await call.reply(error.status, error.body(), headers)
         except ClientGone:
-            self._gone(exchange)
-
-    def _gone(self, exchange: Exchange) -> None:
-        record = exchange.record
-        record.status, record.outcome = record.status or 499, "client_closed"
+            exchange.client_left()
 
     def _as_answer(self, exchange: Exchange, error: Exception) -> ApiError:
         if isinstance(error, ApiError):
