@@ -3,7 +3,8 @@
     python -m kernels.bench_cpu        bf16, SmolLM2-135M shapes, rank 16, 8 adapters, 8, 32 and 256 tokens
 
 Base and LoRA take turns, so that a busy machine slows both; the least of the repetitions counts, since other work
-only ever adds to a time. Each repetition walks through all layers' weights (212 MB base), which no cache of this class of machine holds.
+only ever adds to a time. Each repetition walks through all layers' weights (212 MB base), which no cache of this
+class of machine holds.
 """
 
 from __future__ import annotations

@@ -56,28 +56,33 @@ def lora_case(
     device: str = "cpu",
     deterministic: bool = False,
     seed: int = 0,
+    scale: float | None = None,
 ) -> LoraCase:
     """Random numbers of about unit size; slot s has rank ranks[s % len(ranks)] in every slice.
 
-    page: put the rank rows into shuffled pages of so many elements, whose unused parts are NaN.
+    page   put the rank rows into shuffled pages of so many elements, whose unused parts are NaN
+    scale  of every adapter and slice; None: they all differ
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     slots = max(len(ranks), max(token_slots, default=-1) + 1)
     per_slot = [ranks[slot % len(ranks)] for slot in range(slots)]
 
     def rows(width: int, parts: int, size: float) -> RankRows:
-        adapters = [torch.randn((rank * parts, width), generator=generator) * size for rank in per_slot]
+        adapters = [torch.randn((rank * parts, width), generator=generator, device=device) * size for rank in per_slot]
         return _paged(adapters, width, page, dtype, device) if page else pack_rows(adapters, width, dtype, device)
 
     weights = LoraWeights(
         a=rows(in_width, len(widths), in_width**-0.5),
         b=tuple(rows(width, 1, max(1, max(per_slot)) ** -0.5) for width in widths),
-        scales=tuple(tuple(0.5 + 0.25 * (slot % 4) + piece for slot in range(slots)) for piece in range(len(widths))),
+        scales=tuple(
+            tuple(0.5 + 0.25 * (slot % 4) + piece if scale is None else scale for slot in range(slots))
+            for piece in range(len(widths))
+        ),
     )
-    x = torch.randn((len(token_slots), in_width), generator=generator)
-    out = torch.randn((len(token_slots), sum(widths)), generator=generator)
+    x = torch.randn((len(token_slots), in_width), generator=generator, device=device)
+    out = torch.randn((len(token_slots), sum(widths)), generator=generator, device=device)
     plan = plan_batch(token_slots, device=device, deterministic=deterministic)
-    return LoraCase(x.to(device, dtype), out.to(device, dtype), weights, plan)
+    return LoraCase(x.to(dtype), out.to(dtype), weights, plan)
 
 
 def _paged(adapters: Sequence[Tensor], width: int, page: int, dtype: torch.dtype, device: str) -> PagedRows:

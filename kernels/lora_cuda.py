@@ -179,8 +179,8 @@ def _split(launch: Launch, weights: LoraWeights, plan: BatchPlan, multiprocessor
     programs = sum(math.ceil((s.stop - s.start) / launch.tile) for s in plan.segments)
     programs *= math.ceil(max(1, weights.a.max_rank) / rank)
     steps = weights.table_a.most_blocks(launch.inner)
-    wanted = math.ceil(WAVES * multiprocessors / max(1, programs))
-    return sized(launch, rank, max(1, min(wanted, steps // 2, MOST_SPLITS)))
+    wanted = max(1, min(WAVES * multiprocessors // max(1, programs), steps // 2, MOST_SPLITS))
+    return sized(launch, rank, 1 << (wanted.bit_length() - 1))  # powers of two: each number is a kernel to compile
 
 
 def most_rank(launch: Launch) -> int:

@@ -40,9 +40,13 @@ def test_the_reference_equals_torch_on_tokens_in_a_row(page_tokens: int) -> None
     torch.testing.assert_close(found, wanted[0].transpose(0, 1))
 
 
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("window", [None, 50])
-def test_deterministic_tokens_depend_on_neither_company_nor_chunks(dtype: torch.dtype, window: int | None) -> None:
+def test_deterministic_tokens_depend_on_neither_company_nor_chunks(
+    dtype: torch.dtype, window: int | None, threads: int
+) -> None:
+    torch.set_num_threads(threads)
     case = attention_case([(150, 150), (1, 90)], dtype=dtype, deterministic=True, **SHAPE)
     whole = attend(case, window)
     table = case.plan.page_table[0].tolist()

@@ -98,9 +98,11 @@ def test_a_huge_activation_of_one_tenant_does_not_reach_another(strategy: str) -
     assert_close(case.out[[0, 2]], alone[[0, 2]])
 
 
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("strategy", ["chosen", "in two calls"])
-def test_deterministic_rows_do_not_depend_on_company(strategy: str, dtype: torch.dtype) -> None:
+def test_deterministic_rows_do_not_depend_on_company(strategy: str, dtype: torch.dtype, threads: int) -> None:
+    torch.set_num_threads(threads)
     slots = popularity("zipf", 70, 6, seed=3)
     together = lora_case(slots, ranks=RANKS, dtype=dtype, deterministic=True, **SHAPE)
     start = together.out.clone()
