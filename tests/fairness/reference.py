@@ -32,8 +32,15 @@ class Job:
 
 
 class Reference:
-    def __init__(self, cost: CostFunction, weights: Mapping[str, float]) -> None:
+    """Plain VTC, unless `lifts` is false (LCF), or counters are told apart by whole quanta only (DRR; FCFS, where
+    they are not told apart at all)."""
+
+    def __init__(
+        self, cost: CostFunction, weights: Mapping[str, float], lifts: bool = True, quantum: float = 1
+    ) -> None:
         self.cost = cost
+        self.lifts = lifts
+        self.quantum = quantum
         self.weights = dict(weights)
         self.counters: dict[str, int] = {}  # of tenants and of groups; a group's path ends in a slash
         self.jobs: dict[str, Job] = {}
@@ -62,7 +69,7 @@ class Reference:
             waiting = [path for path in self._members(group) if self.queue(path)]
             if not waiting:
                 return None
-            best = min(waiting, key=lambda path: (self.counters[path], self._precedence(path)))
+            best = min(waiting, key=self._key)
             if not best.endswith("/"):
                 return self.queue(best)[0].name
             group = best
@@ -131,16 +138,21 @@ class Reference:
     def _members(self, group: str) -> list[str]:
         return [path for path in self.counters if parent(path) == group]
 
+    def _key(self, path: str) -> tuple[float, int]:
+        return self.counters[path] // self.quantum, self._precedence(path)
+
     def _precedence(self, path: str) -> int:
         return self.turns[path] if path.endswith("/") else self.queue(path)[0].order
 
     def _lift(self, path: str) -> None:
+        if not self.lifts:
+            return
         group = parent(path)
-        waiting = [self.counters[other] for other in self._members(group) if self.queue(other)]
+        waiting = [other for other in self._members(group) if self.queue(other)]
         left = [job for job in self.dispatched if below(job.tenant, group)]
         target = self.lift_targets.get(group, 0)
         if waiting:
-            target = max(target, min(waiting))
+            target = max(target, self.counters[min(waiting, key=self._key)])  # whose turn it is: plain VTC, the least
         elif left:
             (member,) = (level for level in levels(left[-1].tenant) if parent(level) == group)
             target = max(target, self.counters[member])

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from .world import COSTS, KINDS, PREDICTORS, TENANTS, UNUSUAL, Setting, World
+from fairness import Weighted, parse_policy
+
+from .reference import Reference
+from .world import COSTS, KINDS, PREDICTORS, TENANTS, TREE, UNUSUAL, Setting, World
 
 settings = st.tuples(
     st.sampled_from(COSTS),
@@ -27,4 +33,31 @@ def test_every_decision_and_counter_is_the_reference_models(setting: Setting, op
 
 @given(settings, operations((*KINDS, *UNUSUAL)))
 def test_it_holds_while_weights_and_workers_change(setting: Setting, ops: list[tuple[str, int, int]]) -> None:
+    World(setting).play(ops)
+
+
+@given(settings, operations((*KINDS, *UNUSUAL)))
+def test_the_same_holds_at_every_level_of_a_tree(setting: Setting, ops: list[tuple[str, int, int]]) -> None:
+    World(setting._replace(tenants=TREE)).play(ops)
+
+
+class OnePerTurn(Weighted):
+    def service(self, n_in: int, n_out: int, cached: int = 0) -> float:
+        return 1.0
+
+
+POLICIES = {
+    "fcfs": partial(Reference, quantum=float("inf")),
+    "lcf": partial(Reference, lifts=False),
+    "drr:40": partial(Reference, quantum=40_000),
+    "rr": lambda cost, weights: Reference(OnePerTurn(), weights),
+}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@given(settings, operations(KINDS))
+def test_every_policy_is_the_law_with_one_difference(
+    policy: str, setting: Setting, ops: list[tuple[str, int, int]]
+) -> None:
+    setting = setting._replace(policy=partial(parse_policy, policy), reference=POLICIES[policy], bounded=False)
     World(setting).play(ops)
