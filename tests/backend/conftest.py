@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import backend  # noqa: F401  # isort: skip  # before torch: it says how torch's threads wait for each other
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from backend.main import assemble
+
+from .client import Client, config, serve
 from .tiny import build_model, configs, save_adapter, save_tokenizer
 
 
@@ -51,3 +54,10 @@ def adapter_folders(model_folder: Path, tmp_path_factory: pytest.TempPathFactory
     for seed, (name, options) in enumerate(settings.items()):
         save_adapter(model_folder, root / name, seed, **options)
     return {name: root / name for name in settings}
+
+
+@pytest.fixture
+async def client(model_folder: Path, adapter_folders: dict[str, Path]) -> AsyncIterator[Client]:
+    worker = assemble(config(model_folder, adapters={"small": str(adapter_folders["small"])}))
+    async for client in serve(worker):
+        yield client
