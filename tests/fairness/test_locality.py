@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from fairness import AdapterRoom, Grant, MaxTokens, Scheduler, Ticket, Weighted, Worker
 from fairness.policies import Vtc
 
+from .reference import levels, parent
 from .world import KINDS, World, random_ops, random_setting
 
 
@@ -45,7 +47,9 @@ def end(scheduler: Scheduler, grant: Grant) -> None:
 
 
 def counters(scheduler: Scheduler) -> dict[str, float]:
-    return {name: state.counter for name, state in scheduler.snapshot().tenants.items() if state.waiting}
+    """Of tenants and groups that wait."""
+    snapshot = scheduler.snapshot()
+    return {path: state.counter for path, state in {**snapshot.tenants, **snapshot.groups}.items() if state.waiting}
 
 
 class AdapterWorld(World):
@@ -75,19 +79,24 @@ def test_with_slack_0_it_is_the_plain_law_decision_for_decision() -> None:
         AdapterWorld(random_setting(chance)).play(random_ops(chance, 80, KINDS))
 
 
+@pytest.mark.parametrize("tenants", ["abcde", ("x/a", "x/b", "x/y/c", "z/d", "z/e", "f")], ids=["flat", "tree"])
 @pytest.mark.parametrize("slack", [0.0, 100.0, 400.0])
-def test_no_turn_is_further_from_the_strict_order_than_the_slack_and_the_bound_holds(slack: float) -> None:
-    for seed in range(25):
+def test_no_turn_is_further_from_the_strict_order_than_the_slack_and_the_bound_holds(
+    slack: float, tenants: Sequence[str]
+) -> None:
+    for seed in range(15):
         chance = random.Random(seed)
         scheduler = pool(slack)
         running: list[Grant] = []
         for _ in range(300):
-            tenant = chance.choice("abcde")
+            tenant = chance.choice(tenants)
             submit(scheduler, tenant, chance.randint(0, 2), chance.randint(1, 60), chance.randint(1, 60))
             waiting = counters(scheduler)
             grant = scheduler.pick()
             if grant is not None:
-                assert waiting[grant.ticket.tenant] <= min(waiting.values()) + slack
+                for path in levels(grant.ticket.tenant):
+                    siblings = [counter for other, counter in waiting.items() if parent(other) == parent(path)]
+                    assert waiting[path] <= min(siblings) + slack
                 running.append(grant)
             elif running:
                 end(scheduler, running.pop(chance.randrange(len(running))))
