@@ -9,7 +9,7 @@ from glob import glob
 from setuptools import setup
 
 # Not `room` and `predict`: other packages derive classes of their own from theirs.
-LAW = ("cost", "ticket", "shares", "auditor", "exposure", "ledger", "forest", "integrity", "scheduler")
+LAW = ("cost", "ticket", "shares", "auditor", "exposure", "ledger", "forest", "integrity", "deadlines", "scheduler")
 
 if os.environ.get("FAIRGATE_COMPILE") == "1":
     from mypyc.build import mypycify

@@ -9,8 +9,9 @@ from fairness.oracle import Arrival, fluid_service
 from fairness.policies import Policy, parse_policy
 from fairness.predict import Ewma, LastK, MaxTokens, NoPrediction, Predictor, Quantile, parse_predictor
 from fairness.room import Capacity, Obstacle, Residency, Room, Worker, WorkerRoom
-from fairness.scheduler import Scheduler, Snapshot, TenantState
+from fairness.scheduler import Scheduler
 from fairness.shares import MILLI
+from fairness.snapshot import Snapshot, TenantState
 from fairness.ticket import Grant, LawError, Refusal, State, Ticket
 
 __all__ = [

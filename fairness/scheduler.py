@@ -56,47 +56,25 @@ Every operation is O(log n) in tenants that wait, except `requeue`, O(queue of t
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Mapping
 from itertools import count
 from math import inf
-from typing import NamedTuple
 
 from fairness.auditor import Auditor
 from fairness.cost import CostFunction
+from fairness.deadlines import Deadlines
 from fairness.forest import Forest
 from fairness.integrity import check_forest
 from fairness.ledger import Ledger
 from fairness.objective import Objective
 from fairness.policies.base import Policy
 from fairness.predict import NoPrediction, Predictor
-from fairness.room import Capacity, Obstacle, Residency, Room
+from fairness.room import Obstacle, Residency, Room
 from fairness.shares import MILLI, Group, Share, Tenant
+from fairness.snapshot import Snapshot, snapshot_of, widest_gap
 from fairness.ticket import Grant, LawError, Refusal, State, Ticket
 
 REACH = 32  # members of a group that a policy with slack looks at, so that a pick stays O(log n)
-
-
-class TenantState(NamedTuple):
-    counter: float  # service units / weight
-    weight: float
-    waiting: int
-    running: int
-
-
-class Snapshot(NamedTuple):
-    """What a pool looks like now. Counters and `lift_target` in service units / weight. `groups` are the inner nodes
-    of the tree of shares; a counter compares with those of its own siblings only."""
-
-    policy: str
-    waiting: int
-    running: int
-    tenants: dict[str, TenantState]
-    lift_target: float
-    gap: float
-    bound: float
-    capacity: Capacity
-    groups: dict[str, TenantState]
 
 
 class Scheduler:
@@ -142,7 +120,7 @@ class Scheduler:
         self._adapter_load = adapter_load
         self._residency = residency
 
-        self._deadlines: list[tuple[float, int, Ticket]] = []
+        self._deadlines = Deadlines()
         self._seq = count()
         if auditor is not None:
             auditor.attach(self._limit)
@@ -185,18 +163,14 @@ class Scheduler:
     def expire(self, now: float) -> list[Ticket]:
         """Cancel and return the tickets that still wait at or after their deadline."""
         expired = []
-        while self._deadlines and self._deadlines[0][0] <= now:
-            ticket = heapq.heappop(self._deadlines)[2]
-            if ticket.state is State.WAITING:
-                self.cancel(ticket)
-                expired.append(ticket)
+        for ticket in self._deadlines.due(now):
+            self.cancel(ticket)
+            expired.append(ticket)
         return expired
 
     def next_deadline(self) -> float:
         """When `expire` next has something to look at; infinity when nothing that waits has a deadline."""
-        while self._deadlines and self._deadlines[0][2].state is not State.WAITING:
-            heapq.heappop(self._deadlines)
-        return self._deadlines[0][0] if self._deadlines else inf
+        return self._deadlines.next()
 
     # -- reports of what runs ----------------------------------------------------------------------------------
 
@@ -273,7 +247,7 @@ class Scheduler:
     def gap(self) -> float:
         """The largest max c - min c over siblings that wait now, in service units / weight. O(n): for tests and
         snapshots; an auditor knows it without."""
-        return max((_spread(group) for group in self._forest.groups()), default=0) / MILLI
+        return widest_gap(self._forest)
 
     def queue_length(self, tenant_id: str | None = None) -> int:
         if tenant_id is None:
@@ -282,19 +256,7 @@ class Scheduler:
         return sum(share.waiting for share in found if share is not None)
 
     def snapshot(self) -> Snapshot:
-        shares = list(self._forest.shares())
-        roots = self._forest.roots()
-        return Snapshot(
-            self.policy.name,
-            self.queue_length(),
-            sum(len(root.running) for root in roots),
-            {share.path: _state(share) for share in shares if isinstance(share, Tenant)},
-            max((root.floor for root in roots), default=0) / MILLI,
-            self.gap(),
-            self.bound(),
-            self.room.capacity(),
-            {share.path: _state(share) for share in shares if isinstance(share, Group)},
-        )
+        return snapshot_of(self._forest, self.policy.name, self.bound(), self.room.capacity())
 
     def check_integrity(self) -> None:
         """Recompute the conservation laws from the tickets. Raises LawError that says which one is broken."""
@@ -328,7 +290,7 @@ class Scheduler:
     def _enqueue(self, tenant: Tenant, ticket: Ticket, *, new: bool) -> None:
         ticket.state = State.WAITING
         if ticket.deadline != inf:
-            self._push_deadline(ticket)
+            self._deadlines.push(ticket, self._forest.waiting())
         tenant.insert(ticket)
         share: Share = tenant
         while (group := share.group) is not None:
@@ -382,12 +344,6 @@ class Scheduler:
         if self.objective is not None:
             self.objective.ended(ticket)
 
-    def _push_deadline(self, ticket: Ticket) -> None:
-        heapq.heappush(self._deadlines, (ticket.deadline, ticket.seq, ticket))
-        if len(self._deadlines) > 2 * self._forest.waiting() + 64:
-            self._deadlines = [entry for entry in self._deadlines if entry[2].state is State.WAITING]
-            heapq.heapify(self._deadlines)
-
     # -- inside: turns -----------------------------------------------------------------------------------------
 
     def _in_turn(self, root: Group) -> Tenant | None:
@@ -418,12 +374,3 @@ class Scheduler:
     def _expect(self, ticket: Ticket, state: State) -> None:
         if ticket.state is not state:
             raise LawError(f"ticket {ticket.id} is {ticket.state.value}; expected {state.value}")
-
-
-def _spread(group: Group) -> int:
-    counters = [member.counter for member in group.members.values() if member.waiting]
-    return max(counters) - min(counters) if counters else 0
-
-
-def _state(share: Share) -> TenantState:
-    return TenantState(share.counter / MILLI, share.weight, share.waiting, len(share.running))
