@@ -30,7 +30,7 @@ class Run(NamedTuple):
 
 
 class Attended(NamedTuple):
-    """Rows whose attention is computed in one call."""
+    """Rows that the kernels handle in one call."""
 
     rows: slice
     plan: AttentionPlan
@@ -39,10 +39,11 @@ class Attended(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Batch:
     """`tokens` and `positions` [rows]; logits are computed of `last_rows`: the last row of each of the `runs` runs,
-    in order, then padding. Rows in no part of `attention` are padding."""
+    in order, then padding. Keys and values of the rows `stored` go to the pages; rows outside it are padding."""
 
     tokens: Tensor
     positions: Tensor
+    stored: Attended
     attention: tuple[Attended, ...]
     last_rows: Tensor
     runs: int
@@ -51,27 +52,34 @@ class Batch:
     @classmethod
     def mixed(cls, runs: Sequence[Run], pack: AdapterPack) -> Batch:
         """All of `runs`, in as few and large operations as possible."""
-        rows = sum(len(run.tokens) for run in runs)
-        attended = Attended(slice(0, rows), _plan(runs))
-        return cls._build(runs, rows, len(runs), (attended,), BatchLora(pack, _adapters(runs, rows)))
+        stored, adapters = _all_rows(runs), _adapters(runs)
+        return cls._build(runs, len(adapters), len(runs), stored, (stored,), BatchLora(pack, adapters))
 
     @classmethod
     def fixed(cls, runs: Sequence[Run], pack: AdapterPack, rows: int, last_rows: int) -> Batch:
         """`runs` padded to exactly `rows` rows, and `last_rows` of logits; attention one run at a time: the
         arithmetic of a row has the same shapes whatever else is in the batch (the deterministic mode)."""
-        attended = tuple(Attended(at, _plan([run])) for at, run in _placed(runs))
-        lora = BatchLora(pack, _adapters(runs, rows), deterministic=True)
-        return cls._build(runs, rows, last_rows, attended, lora)
+        adapters = _adapters(runs)
+        adapters += [None] * (rows - len(adapters))
+        one_by_one = tuple(Attended(at, _plan([run])) for at, run in _placed(runs))
+        lora = BatchLora(pack, adapters, deterministic=True)
+        return cls._build(runs, rows, last_rows, _all_rows(runs), one_by_one, lora)
 
     @classmethod
     def _build(
-        cls, runs: Sequence[Run], rows: int, last_rows: int, attention: tuple[Attended, ...], lora: BatchLora
+        cls,
+        runs: Sequence[Run],
+        rows: int,
+        last_rows: int,
+        stored: Attended,
+        attention: tuple[Attended, ...],
+        lora: BatchLora,
     ) -> Batch:
         tokens = [token for run in runs for token in run.tokens]
         positions = [position for run in runs for position in range(run.start, run.end)]
         last = [at.stop - 1 for at, _ in _placed(runs)]
         filled = (_padded(tokens, rows), _padded(positions, rows))
-        return cls(*filled, attention, _padded(last, last_rows), len(runs), lora)
+        return cls(*filled, stored, attention, _padded(last, last_rows), len(runs), lora)
 
 
 def _padded(numbers: list[int], length: int) -> Tensor:
@@ -91,7 +99,10 @@ def _placed(runs: Sequence[Run]) -> Iterator[tuple[slice, Run]]:
         row += len(run.tokens)
 
 
-def _adapters(runs: Sequence[Run], rows: int) -> list[Adapter | None]:
+def _all_rows(runs: Sequence[Run]) -> Attended:
+    return Attended(slice(0, sum(len(run.tokens) for run in runs)), _plan(runs))
+
+
+def _adapters(runs: Sequence[Run]) -> list[Adapter | None]:
     """Of each row."""
-    used = [run.adapter for run in runs for _ in run.tokens]
-    return used + [None] * (rows - len(used))
+    return [run.adapter for run in runs for _ in run.tokens]

@@ -96,8 +96,9 @@ class Decoder:
         queries, keys = rotate(queries_keys, *turns).tensor_split([spec.heads], dim=1)
         attended = torch.zeros_like(queries)
         store = (cache.keys[index], cache.values[index])
+        rows, plan = batch.stored
+        write_pages(*store, keys[rows], values[rows], plan)
         for rows, plan in batch.attention:
-            write_pages(*store, keys[rows], values[rows], plan)
             attended[rows] = paged_attention(
                 queries[rows], *store, plan, scale=spec.attention_scale, window=layer.spec.window
             )
