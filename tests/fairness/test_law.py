@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairness import Weighted, parse_policy
+from fairness import parse_policy
 
 from .reference import Reference
 from .world import COSTS, KINDS, PREDICTORS, TENANTS, TREE, UNUSUAL, Setting, World
@@ -41,8 +41,11 @@ def test_the_same_holds_at_every_level_of_a_tree(setting: Setting, ops: list[tup
     World(setting._replace(tenants=TREE)).play(ops)
 
 
-class OnePerTurn(Weighted):
+class OnePerTurn:
     def service(self, n_in: int, n_out: int, cached: int = 0) -> float:
+        return 1.0
+
+    def most_rise(self, tokens: int, largest: int, longest_input: int) -> float:
         return 1.0
 
 
