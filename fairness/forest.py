@@ -45,7 +45,8 @@ class Forest:
         priority = ticket.priority if self._policy.aging else 0
         root = self._classes.get(priority)
         if root is None:
-            root = self._classes[priority] = Group("", None, quantum=self._policy.quantum)
+            path = f"class {priority}" if priority else ""
+            root = self._classes[priority] = Group(path, None, quantum=self._policy.quantum)
         return root
 
     def tenant(self, ticket: Ticket) -> Tenant:

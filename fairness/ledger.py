@@ -40,11 +40,6 @@ class Ledger:
         ticket.accounts = tuple(accounts)
         self._exposure.dispatched(ticket, self._room.capacity())
 
-    def grow(self, ticket: Ticket, tokens: int, produced: int) -> None:
-        """A ticket turned out `tokens` larger (smaller when negative) than was reserved, with `produced` output."""
-        self._exposure.held += tokens
-        self.settle(ticket, produced, self._room.grow(ticket, tokens))
-
     def correct(self, ticket: Ticket, input_tokens: int, cached_tokens: int) -> None:
         """The input was counted anew."""
         growth = input_tokens - ticket.input_tokens
@@ -52,12 +47,19 @@ class Ledger:
             self._exposure.refunded_input()
         ticket.input_tokens = input_tokens
         ticket.cached_tokens = cached_tokens
-        self.grow(ticket, growth, max(ticket.predicted, ticket.produced))
+        self.settle(ticket, max(ticket.predicted, ticket.produced), growth)
 
-    def settle(self, ticket: Ticket, produced: int, unreserved: int = 0) -> None:
+    def settle(self, ticket: Ticket, produced: int, growth: int = 0) -> None:
         """Charge or refund, at every level, the difference between what the ticket owes and what it was charged.
-        `unreserved` tokens of it were not set aside: known first, for an auditor may ask for the bound at any move.
-        One loop, since it runs once a token."""
+
+        `growth` is the tokens by which it turned out larger (smaller when negative) than what it holds. Runs once a
+        token, so it is one loop. What was not set aside is noted before a counter moves: an auditor may ask for the
+        bound at any move.
+        """
+        unreserved = 0
+        if growth:
+            self._exposure.held += growth
+            unreserved = self._room.grow(ticket, growth)
         service = self._cost.service(ticket.input_tokens, produced, ticket.cached_tokens) + ticket.load
         for account in ticket.accounts:
             share = account.share

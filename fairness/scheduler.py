@@ -184,7 +184,7 @@ class Scheduler:
         ticket.produced = produced
         beyond = produced - (before if before > ticket.predicted else ticket.predicted)
         if beyond > 0:
-            self._ledger.grow(ticket, beyond, produced)
+            self._ledger.settle(ticket, produced, beyond)
         if before == 0 and self.objective is not None and now is not None:
             self.objective.started(ticket, now)
 

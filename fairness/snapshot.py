@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from fairness.forest import Forest
@@ -18,7 +19,8 @@ class TenantState(NamedTuple):
 
 class Snapshot(NamedTuple):
     """What a pool looks like now. Counters and `lift_target` in service units / weight. `groups` are the inner nodes
-    of the tree of shares; a counter compares with those of its own siblings only."""
+    of the tree of shares; a counter compares with those of its own siblings only. Of a tenant with tickets in several
+    priority classes it is the largest counter, and all that waits and runs."""
 
     policy: str
     waiting: int
@@ -38,12 +40,12 @@ def snapshot_of(forest: Forest, policy: str, bound: float, capacity: Capacity) -
         policy,
         forest.waiting(),
         sum(len(root.running) for root in roots),
-        {share.path: _state(share) for share in shares if isinstance(share, Tenant)},
+        _by_path(share for share in shares if isinstance(share, Tenant)),
         max((root.floor for root in roots), default=0) / MILLI,
         widest_gap(forest),
         bound,
         capacity,
-        {share.path: _state(share) for share in shares if isinstance(share, Group)},
+        _by_path(share for share in shares if isinstance(share, Group)),
     )
 
 
@@ -57,5 +59,11 @@ def _spread(group: Group) -> int:
     return max(counters) - min(counters) if counters else 0
 
 
-def _state(share: Share) -> TenantState:
-    return TenantState(share.counter / MILLI, share.weight, share.waiting, len(share.running))
+def _by_path(shares: Iterable[Share]) -> dict[str, TenantState]:
+    states: dict[str, TenantState] = {}
+    for share in shares:
+        other = states.get(share.path, TenantState(0.0, share.weight, 0, 0))
+        counter = max(other.counter, share.counter / MILLI)
+        waiting, running = other.waiting + share.waiting, other.running + len(share.running)
+        states[share.path] = TenantState(counter, share.weight, waiting, running)
+    return states

@@ -6,7 +6,19 @@ import random
 
 import pytest
 
-from fairness import MaxTokens, NoPrediction, Objective, Scheduler, Ticket, Weighted, Worker, WorkerRoom, parse_policy
+from fairness import (
+    Auditor,
+    Crossing,
+    MaxTokens,
+    NoPrediction,
+    Objective,
+    Scheduler,
+    Ticket,
+    Weighted,
+    Worker,
+    WorkerRoom,
+    parse_policy,
+)
 
 
 def pool(policy: str, tokens: int = 200, slots: int = 4) -> Scheduler:
@@ -52,7 +64,10 @@ def test_without_aging_pressure_classes_are_strict() -> None:
 
 
 def test_within_a_class_the_queue_is_fair_and_the_bound_holds() -> None:
-    scheduler = pool("priority:3")
+    alarms: list[Crossing] = []
+    auditor = Auditor(alarms.append, lambda: 0.0)
+    room = WorkerRoom([Worker("w", 4, 200)])
+    scheduler = Scheduler(parse_policy("priority:3"), Weighted(), room, predictor=MaxTokens(), auditor=auditor)
     chance = random.Random(4)
     for tenant in ("a", "b", "c"):
         for priority in (0, 1):
@@ -64,10 +79,22 @@ def test_within_a_class_the_queue_is_fair_and_the_bound_holds() -> None:
         ticket = serve(scheduler)
         key = (ticket.priority, ticket.tenant)
         received[key] = received.get(key, 0) + ticket.input_tokens + 2 * ticket.max_tokens
-        assert scheduler.gap() <= scheduler.bound()
+        assert auditor.gap() == scheduler.gap() <= scheduler.bound()
+    assert alarms == []
+    assert received[0, "a"] > 2 * scheduler.bound() + received[1, "a"], "classes are not compared with each other"
     for priority in (0, 1):
         shares = [service for (other, _), service in received.items() if other == priority]
         assert max(shares) - min(shares) <= 2 * scheduler.bound()
+
+
+def test_a_snapshot_counts_a_tenant_over_its_classes() -> None:
+    scheduler = pool("priority:3", slots=1)
+    for priority in (0, 2):
+        submit(scheduler, "a", priority, 2)
+    assert scheduler.pick() is not None
+    state = scheduler.snapshot().tenants["a"]
+    assert (state.waiting, state.running, state.counter) == (3, 1, 50.0)
+    assert scheduler.queue_length("a") == 3
 
 
 def test_other_policies_know_no_classes() -> None:

@@ -87,13 +87,14 @@ def requeue_at_the_end(self: Scheduler, ticket: Ticket) -> None:
     true_requeue(self, ticket)
 
 
-def count_no_overrun(self: Ledger, ticket: Ticket, produced: int, unreserved: int = 0) -> None:
-    true_settle(self, ticket, produced, 0)
+def count_no_overrun(self: Ledger, ticket: Ticket, produced: int, growth: int = 0) -> None:
+    true_settle(self, ticket, produced, growth)
+    self._exposure.overrun = 0
 
 
-def round_each_charge(self: Ledger, ticket: Ticket, produced: int, unreserved: int = 0) -> None:
+def round_each_charge(self: Ledger, ticket: Ticket, produced: int, growth: int = 0) -> None:
     """Each charge rounded for itself, where the sum of them should be."""
-    true_settle(self, ticket, produced, unreserved)
+    true_settle(self, ticket, produced, growth)
     for account in ticket.accounts:
         off = account.charged % 7 == 3
         account.charged -= off
