@@ -16,7 +16,8 @@ class WorkerConfig(BaseModel):
     the KV cache in tokens over all requests, `max_running` the most requests that decode together, `max_len` the
     most tokens (prompt and output) of one request. A request waits until a slot and the pages of its prompt and
     `max_tokens` are free; at most `max_waiting` do. `prefill_chunk` is the most prompt tokens of one step.
-    `deterministic` makes a request's tokens and logits independent of what shares its batch.
+    `deterministic` makes a request's tokens and logits independent of what shares its batch. `threads` are torch's;
+    0 leaves one core to HTTP and the gateway. `drain_s`: seconds that running requests get after SIGTERM.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -34,7 +35,7 @@ class WorkerConfig(BaseModel):
     max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1)
     deterministic: bool = False
     adapters: dict[str, str] = Field(default_factory=dict)
-    threads: int = Field(default=0, ge=0, description="torch threads; 0: one per core")
+    threads: int = Field(default=0, ge=0)
     drain_s: float = Field(default=30.0, ge=0)
 
     @model_validator(mode="after")

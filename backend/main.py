@@ -42,7 +42,7 @@ class Worker:
 def run(config: WorkerConfig) -> None:
     """Load the model and serve it until SIGTERM or SIGINT, then drain. Raises LoadError, AdapterError, ListenError."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s: %(message)s")
-    torch.set_num_threads(config.threads or os.cpu_count() or 1)
+    torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 1) - 1))
     uvloop.run(_serve(assemble(config)))
 
 

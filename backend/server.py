@@ -10,10 +10,11 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from backend.config import WorkerConfig
 from backend.engine import Output, Request
@@ -28,8 +29,6 @@ from backend.tokenizer import Tokenizer
 from backend.worker import EngineThread
 
 log = logging.getLogger(__name__)
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class WorkerServer:
