@@ -8,13 +8,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairness import parse_policy
+from fairness import Piecewise, Profiled, Weighted, parse_policy
 
 from .reference import Reference
 from .world import COSTS, KINDS, PREDICTORS, TENANTS, TREE, UNUSUAL, Setting, World
 
-settings = st.tuples(
+prices = st.integers(0, 400).map(lambda hundredths: hundredths / 100)
+rises = st.lists(st.tuples(st.integers(1, 30), prices), min_size=1, max_size=3)
+
+
+def _points(first: float, steps: list[tuple[int, float]]) -> tuple[tuple[float, float], ...]:
+    points = [(0.0, first)]
+    for tokens, service in steps:
+        points.append((points[-1][0] + tokens, points[-1][1] + service * tokens))
+    return tuple(points)
+
+
+lines = st.builds(_points, prices, rises)
+costs = st.one_of(
     st.sampled_from(COSTS),
+    st.builds(Weighted, prices, prices),
+    st.builds(Profiled, prices, prices, st.just(0.03), st.just(0.01), prices, st.sampled_from((0.0, 0.5, 1.0))),
+    st.builds(Piecewise, lines, lines, st.sampled_from((0.0, 0.5, 1.0))),
+)
+settings = st.tuples(
+    costs,
     st.lists(st.tuples(st.integers(1, 12), st.integers(20, 120)), min_size=1, max_size=3).map(tuple),
     st.tuples(*[st.sampled_from((1.0, 0.5, 2.0, 3.0))] * len(TENANTS)),
     st.sampled_from(PREDICTORS),
@@ -23,7 +41,7 @@ settings = st.tuples(
 
 def operations(kinds: tuple[str, ...]) -> st.SearchStrategy[list[tuple[str, int, int]]]:
     number = st.integers(0, 999)
-    return st.lists(st.tuples(st.sampled_from(kinds), number, number), min_size=5, max_size=60)
+    return st.lists(st.tuples(st.sampled_from(kinds), number, number), min_size=25, max_size=120)
 
 
 @given(settings, operations(KINDS))
