@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
+# Threads that wait for each other sleep: spinning ones crawl on a machine that has other work.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .PHONY: help setup serve test check compare bench clean
 
 help:  ## what each target does

@@ -27,7 +27,7 @@ class WorkerConfig(BaseModel):
     host: str = "127.0.0.1"
     port: int = Field(default=8100, ge=0, le=65535)
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    kv_tokens: int = Field(default=16384, ge=PAGE)
+    kv_tokens: int = Field(default=32768, ge=PAGE)
     max_running: int = Field(default=16, ge=1)
     max_waiting: int = Field(default=256, ge=0)
     max_len: int = Field(default=2048, ge=2)

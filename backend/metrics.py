@@ -28,8 +28,12 @@ class EngineCollector(Collector):
         yield self._gauge("vllm:kv_cache_usage_perc", "KV pages reserved, 1 means all.", used)
         yield self._info(
             "vllm:cache_config_info",
-            "The KV cache: tokens a page holds, and pages.",
-            {"block_size": str(PAGE), "num_gpu_blocks": str(self._config.pages)},
+            "The KV cache: tokens a page holds, and pages; max_num_seqs: requests that decode together.",
+            {
+                "block_size": str(PAGE),
+                "num_gpu_blocks": str(self._config.pages),
+                "max_num_seqs": str(self._config.max_running),
+            },
             1.0,
         )
         yield self._info(

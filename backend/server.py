@@ -101,7 +101,8 @@ class WorkerServer:
     ) -> web.StreamResponse:
         if self._draining:
             raise Overloaded("this worker is shutting down")
-        request = Request(uuid.uuid4().hex, tuple(prompt), body.params(len(prompt), self._config.longest), adapter)
+        params = body.params(len(prompt), self._config.longest, self._spec.sampling)
+        request = Request(uuid.uuid4().hex, tuple(prompt), params, adapter)
         reply_id = _given_id(http) or f"{'chatcmpl' if chat else 'cmpl'}-{request.id}"
         replies = Replies(chat, reply_id, body.model, int(time.time()))
         async with self._engine.generate(request) as outputs:

@@ -56,6 +56,14 @@ class LayerSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class SamplingDefaults:
+    """How the model's authors sample: what a request that does not say gets (generation_config.json, as in vLLM)."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """Sizes in elements. The projections' widths: q is heads * head_dim, k and v are kv_heads * head_dim."""
 
@@ -74,6 +82,7 @@ class ModelSpec:
     layers: tuple[LayerSpec, ...]
     max_positions: int
     eos: frozenset[int]
+    sampling: SamplingDefaults
 
     @property
     def gemma(self) -> bool:
@@ -96,14 +105,15 @@ def read_spec(folder: Path) -> ModelSpec:
     except (OSError, ValueError) as error:
         raise LoadError(f"{path}: cannot be read as JSON ({error})") from None
     try:
-        return _spec(config, _eos(folder, config))
+        generation = _generation(folder)
+        return _spec(config, _eos(generation, config), _sampling(generation))
     except LoadError as error:
         raise LoadError(f"{path}: {error}") from None
     except KeyError as error:
         raise LoadError(f"{path}: {error.args[0]} is missing") from None
 
 
-def _spec(config: Config, eos: frozenset[int]) -> ModelSpec:
+def _spec(config: Config, eos: frozenset[int], sampling: SamplingDefaults) -> ModelSpec:
     kind = config.get("model_type")
     if kind not in FAMILIES:
         raise LoadError(f"model_type {kind!r} is not supported; expected one of {', '.join(FAMILIES)}")
@@ -129,6 +139,7 @@ def _spec(config: Config, eos: frozenset[int]) -> ModelSpec:
         layers=_layers(config, kind),
         max_positions=config["max_position_embeddings"],
         eos=eos,
+        sampling=sampling,
     )
 
 
@@ -193,11 +204,34 @@ def _older_rope(config: Config, layer_kind: str) -> Config:
     return {"rope_theta": config.get("rope_theta", 10000.0), **(config.get("rope_scaling") or {})}
 
 
-def _eos(folder: Path, config: Config) -> frozenset[int]:
-    """The tokens that end an output; generation_config.json, where present, knows better than config.json."""
-    generation = folder / "generation_config.json"
-    found = json.loads(generation.read_text()).get("eos_token_id") if generation.is_file() else None
+def _generation(folder: Path) -> Config:
+    """generation_config.json, empty where there is none. Raises LoadError."""
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return {}
+    try:
+        found: Config = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise LoadError(f"{path.name} cannot be read as JSON ({error})") from None
+    return found
+
+
+def _eos(generation: Config, config: Config) -> frozenset[int]:
+    """The tokens that end an output; generation_config.json, where it names any, knows better than config.json."""
+    found = generation.get("eos_token_id")
     value = config.get("eos_token_id") if found is None else found
     if value is None:
         return frozenset()
     return frozenset(value if isinstance(value, list) else [value])
+
+
+def _sampling(generation: Config) -> SamplingDefaults:
+    chosen = {}
+    for name, most in (("temperature", 2.0), ("top_p", 1.0)):
+        value = generation.get(name)
+        if value is None:
+            continue
+        if not (isinstance(value, int | float) and 0 <= value <= most):
+            raise LoadError(f"generation_config.json: {name} is {value!r}; expected a number from 0 to {most:g}")
+        chosen[name] = float(value)
+    return SamplingDefaults(**chosen)

@@ -28,7 +28,7 @@ def fake_conversion(monkeypatch: pytest.MonkeyPatch, error: BaseException | None
     """Stands in for the conversion; returns the folders it was asked to fill."""
     asked: list[Path] = []
 
-    def convert_into(gguf: Path, folder: Path, step: models_cache.Steps) -> None:
+    def convert_into(gguf: Path, folder: Path, step: models_cache.Steps, sampling: object) -> None:
         asked.append(folder)
         step("writing")
         (folder / "config.json").write_text("{}")
@@ -61,7 +61,7 @@ def test_an_interrupted_conversion_leaves_nothing(
 
 
 def test_two_conversions_at_once_end_in_one_folder(monkeypatch: pytest.MonkeyPatch, silent: Console) -> None:
-    def convert_into(gguf: Path, folder: Path, step: models_cache.Steps) -> None:
+    def convert_into(gguf: Path, folder: Path, step: models_cache.Steps, sampling: object) -> None:
         (folder / "mine").touch()
         other = cache_root() / "smollm2-135m-instruct"
         other.mkdir()

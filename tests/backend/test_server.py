@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from pathlib import Path
 
 import openai
@@ -202,3 +203,17 @@ async def test_an_engine_that_dies_ends_streams_with_an_error_and_fails_health(
     status, answer = await client.post("/v1/completions", PROMPT)
     assert (status, answer["error"]["code"]) == (500, "engine_died")
     assert "the engine stopped" in caplog.text
+
+
+async def test_a_request_that_does_not_say_is_sampled_as_the_authors_do(model_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "greedy"
+    shutil.copytree(model_folder, folder)
+    settings = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps(settings | {"temperature": 0}))
+    unsaid = {key: value for key, value in PROMPT.items() if key != "temperature"} | {"max_tokens": 20}
+    async for client in serve(assemble(config(folder))):
+        answers = [(await client.post("/v1/completions", unsaid))[1]["choices"] for _ in range(2)]
+        greedy = (await client.post("/v1/completions", unsaid | {"temperature": 0}))[1]["choices"]
+        hot = (await client.post("/v1/completions", unsaid | {"temperature": 2}))[1]["choices"]
+        assert answers == [greedy, greedy]
+        assert hot != greedy

@@ -16,7 +16,7 @@ from backend.config import WorkerConfig
 from backend.errors import LoadError
 from backend.model import load_decoder
 from backend.models_cache import resolve_model
-from backend.spec import ModelSpec, RopeSpec, read_spec
+from backend.spec import ModelSpec, RopeSpec, SamplingDefaults, read_spec
 from backend.tokenizer import Tokenizer
 
 from .tiny import build_model, configs
@@ -78,6 +78,15 @@ def test_a_llama_3_1_folder_as_it_was_first_published(tmp_path: Path) -> None:
     spec = spec_of(tmp_path, LLAMA | {"rope_scaling": scaling, "eos_token_id": 2})
     assert spec.layers[0].rope == RopeSpec(5e5, "llama3", 8.0, 1.0, 4.0, 8192)
     assert (spec.kv_heads, spec.head_dim, spec.tied, spec.eos) == (4, 16, False, {7})
+
+
+def test_sampling_is_what_the_authors_chose_unless_they_did_not(tmp_path: Path) -> None:
+    assert spec_of(tmp_path, LLAMA).sampling == SamplingDefaults(1.0, 1.0)
+    (tmp_path / "generation_config.json").write_text('{"temperature": 0.6, "top_p": 0.9}')
+    assert spec_of(tmp_path, LLAMA).sampling == SamplingDefaults(0.6, 0.9)
+    (tmp_path / "generation_config.json").write_text('{"temperature": "hot"}')
+    with pytest.raises(LoadError, match=r"generation_config\.json: temperature is 'hot'"):
+        spec_of(tmp_path, LLAMA)
 
 
 def test_sliding_windows_before_layer_types_were_written_out(tmp_path: Path) -> None:
