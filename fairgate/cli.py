@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from fairgate.bench import bench_app
 from fairgate.processes import ProcessError
 from fairgate.progress import progress_bar
 
@@ -23,7 +24,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-bench_app = typer.Typer(help="Measure what a part costs on this machine.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
 
 Policies = Annotated[
@@ -76,7 +76,7 @@ def worker(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0: any free one.")] = 8100,
     dtype: Annotated[str, typer.Option(help="bfloat16 or float32.")] = "bfloat16",
-    kv_tokens: Annotated[int, typer.Option(help="KV cache, in tokens over all requests.")] = 16384,
+    kv_tokens: Annotated[int, typer.Option(help="KV cache, in tokens over all requests.")] = 32768,
     max_running: Annotated[int, typer.Option(help="The most requests that decode together.")] = 16,
     max_len: Annotated[int, typer.Option(help="The most tokens of one request, prompt and output.")] = 2048,
     adapter: Annotated[list[str] | None, typer.Option(help="A LoRA adapter, NAME=FOLDER (PEFT). Repeatable.")] = None,
@@ -88,7 +88,7 @@ def worker(
     """Run a worker alone: an OpenAI-compatible engine with continuous batching and LoRA adapters."""
     try:
         from backend.config import WorkerConfig
-        from backend.errors import LoadError
+        from backend.errors import WorkerError
         from backend.main import run
     except ModuleNotFoundError as missing:
         raise ProcessError(
@@ -112,8 +112,8 @@ def worker(
         raise ProcessError(_option_errors(error)) from None
     try:
         run(settings)
-    except LoadError as error:
-        raise ProcessError(str(error)) from None
+    except WorkerError as error:
+        raise ProcessError(error.message) from None
 
 
 @app.command()
@@ -215,10 +215,22 @@ def compare(
     seconds: Annotated[
         float, typer.Option(help="--live: seconds of load per policy; 0: as long as shares need to mean something.")
     ] = 0.0,
+    suite: Annotated[
+        str, typer.Option(help="default, or paper: every figure and table of the VTC paper (about 10 minutes).")
+    ] = "default",
 ) -> None:
     """VTC against FCFS, LCF and RPM: a table, and a report with pictures."""
     from loadgen.report import print_comparison, write_report
 
+    if suite not in ("default", "paper"):
+        raise ProcessError(f"--suite {suite}: expected default or paper")
+    if suite == "paper":
+        from loadgen.paper import reproduce_paper
+
+        with progress_bar() as progress:
+            page = reproduce_paper(out, progress=progress)
+        Console().print(f"report: {page}", soft_wrap=True)
+        return
     if live:
         from fairgate.live import compare_live
 
@@ -247,17 +259,31 @@ def arena(
     Console().print(table(found, seeds))
 
 
-@bench_app.command("scheduler")
-def bench_scheduler(
-    large: Annotated[bool, typer.Option("--large", help="Also a million tenants that all wait (3 GB).")] = False,
+@app.command()
+def calibrate(
+    url: Annotated[str, typer.Option(help="An engine that is otherwise idle (the worker itself, not the gateway).")],
+    key: Annotated[str, typer.Option(help="API key, where the engine wants one.")] = "",
+    model: Annotated[str, typer.Option(help="Model to measure; the first that the engine offers.")] = "",
+    kind: Annotated[str, typer.Option(help="profiled or piecewise; the better fit.")] = "",
+    out: Annotated[Path | None, typer.Option(help="Write the YAML here instead of to the terminal.")] = None,
 ) -> None:
-    """What a scheduling decision costs, from ten to a million tenants, and the memory of those that wait."""
-    from loadgen.bench_scheduler import bench_scheduler as run_bench
-    from loadgen.bench_scheduler import markdown
+    """Measure an engine's prefill and decode times and fit a cost function that the gateway can read."""
+    import asyncio
 
-    told = Console(stderr=True)
-    speeds, memory = run_bench(lambda what: told.print(what, highlight=False), large=large)
-    print(markdown(speeds, memory))
+    from loadgen.calibrate import calibrate as run_calibration
+    from loadgen.calibrate import markdown, to_yaml
+
+    if kind not in ("", "profiled", "piecewise"):
+        raise ProcessError(f"--kind {kind}: expected profiled or piecewise")
+    with progress_bar() as progress:
+        calibration = asyncio.run(run_calibration(url, model=model, key=key, progress=progress))
+    print(markdown(calibration), file=sys.stderr)
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(to_yaml(calibration, kind))
+        Console().print(f"written: {out}", soft_wrap=True)
+    else:
+        print(to_yaml(calibration, kind))
 
 
 def _write_json(path: Path | None, results: dict[str, object]) -> None:

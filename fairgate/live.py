@@ -113,7 +113,7 @@ def _calibrate(worker_port: int, logs: Path, seconds: float) -> Plan:
     if not capacity:
         raise ProcessError(f"the worker served nothing in {CALIBRATION_S:.0f} s: is this machine overloaded?")
     needed = service_bound() / (2 * TOLERANCE)
-    return Plan(capacity, seconds or 1.25 * needed / capacity)
+    return Plan(capacity, seconds or 1.5 * needed / capacity)
 
 
 def _one_run(policy: str, plan: Plan, worker_port: int, logs: Path, console: Console) -> Run:

@@ -71,7 +71,7 @@ Try it:
 
   curl -N http://127.0.0.1:{port}/v1/chat/completions \\
     -H 'Authorization: Bearer {DEMO_KEYS["alice"]}' -H 'Content-Type: application/json' \\
-    -d '{{"model": "{model}", "stream": true,
+    -d '{{"model": "{model}", "stream": true, "temperature": 0,
          "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
 
 Metrics: http://127.0.0.1:{port}/metrics   Ctrl-C ends it.

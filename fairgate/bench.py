@@ -1,0 +1,40 @@
+"""`fairgate bench`: what a part costs on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fairgate.processes import ProcessError
+
+bench_app = typer.Typer(help="Measure what a part costs on this machine.", no_args_is_help=True)
+
+
+@bench_app.command("scheduler")
+def bench_scheduler(
+    large: Annotated[bool, typer.Option("--large", help="Also a million tenants that all wait (3 GB).")] = False,
+) -> None:
+    """What a scheduling decision costs, from ten to a million tenants, and the memory of those that wait."""
+    from loadgen.bench_scheduler import bench_scheduler as run_bench
+    from loadgen.bench_scheduler import markdown
+
+    told = Console(stderr=True)
+    speeds, memory = run_bench(lambda what: told.print(what, highlight=False), large=large)
+    print(markdown(speeds, memory))
+
+
+@bench_app.command("kernels")
+def bench_kernels(
+    out: Annotated[Path, typer.Option(help="Folder for kernels.md and kernels.json.")] = Path("out/kernels"),
+) -> None:
+    """The LoRA kernels: correctness, then times against their peers on a GPU, and what LoRA adds on the CPU."""
+    try:
+        from kernels.bench import main
+    except ModuleNotFoundError as missing:
+        raise ProcessError(
+            f"the kernels need {missing.name}, which the base install leaves out: pip install 'fairgate[worker]'"
+        ) from None
+    raise typer.Exit(main(out))
