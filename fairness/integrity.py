@@ -5,7 +5,7 @@ from __future__ import annotations
 from fairness.cost import CostFunction
 from fairness.forest import Forest
 from fairness.shares import Group, Share, Tenant
-from fairness.ticket import LawError, State, Ticket
+from fairness.ticket import LawError, Ticket
 
 
 def check_forest(forest: Forest, cost: CostFunction) -> list[Ticket]:
@@ -45,8 +45,7 @@ def _check_share(share: Share, cost: CostFunction) -> None:
     _hold(share.counter == share.base + charged, f"{share.path}: its counter is not lifts plus charges")
     _hold((share.entry is not None) == bool(share.waiting), f"{share.path}: its place in the order is wrong")
     if isinstance(share, Tenant):
-        waiting = sum(ticket.state is State.WAITING for ticket in share.queue)
-        _hold(share.waiting == waiting, f"{share.path}: waiting is not the number of tickets that wait")
+        _hold(share.waiting == len(share.tickets()), f"{share.path}: waiting is not the number of tickets that wait")
 
 
 def _hold(condition: bool, broken: str) -> None:

@@ -314,7 +314,7 @@ class Scheduler:
             share.watch = self.auditor.joined(group.path, share.path, share.counter)
 
     def _dispatch(self, tenant: Tenant, ticket: Ticket) -> None:
-        tenant.queue.popleft()
+        tenant.take()
         ticket.state = State.RUNNING
         self._ledger.open(tenant, ticket)
         share: Share = tenant

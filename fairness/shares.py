@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from fairness.auditor import Watch
-from fairness.ticket import State, Ticket
+from fairness.ticket import LawError, State, Ticket
 
 MILLI = 1000  # counter units in one unit of service at weight 1
 
@@ -56,30 +56,51 @@ class Share:
 class Tenant(Share):
     """A leaf: the one queue of a tenant."""
 
-    queue: deque[Ticket] = field(default_factory=deque)  # cancelled tickets are dropped lazily
+    # Most tenants that wait have one ticket: only behind a first one there is a deque, which is 760 bytes when empty.
+    front: Ticket | None = None
+    behind: deque[Ticket] | None = None  # cancelled tickets are dropped lazily
 
     def head(self) -> Ticket:
-        while self.queue[0].state is not State.WAITING:
-            self.queue.popleft()
-        return self.queue[0]
+        """The oldest ticket that waits. Raises LawError when none does."""
+        while self.front is None or self.front.state is not State.WAITING:
+            if not self.behind:
+                raise LawError(f"{self.path} has no head: nothing waits")
+            self.front = self.behind.popleft()
+        return self.front
+
+    def take(self) -> None:
+        """The head has left."""
+        self.front = None
+        if not self.behind:
+            self.behind = None
 
     def precedence(self) -> int:
         return self.head().seq
 
     def insert(self, ticket: Ticket) -> None:
         """At its place by sequence number: the end, unless it has been here before."""
-        queue = self.queue
-        if queue and queue[-1].seq > ticket.seq:
-            queue.insert(next(i for i, other in enumerate(queue) if other.seq > ticket.seq), ticket)
+        if self.front is None and not self.behind:
+            self.front = ticket
+            return
+        if self.front is not None and ticket.seq < self.front.seq:
+            ticket, self.front = self.front, ticket
+        behind = self.behind = self.behind if self.behind is not None else deque()
+        if behind and behind[-1].seq > ticket.seq:
+            behind.insert(next(i for i, other in enumerate(behind) if other.seq > ticket.seq), ticket)
         else:
-            queue.append(ticket)
+            behind.append(ticket)
 
     def tidy(self) -> None:
         """Drop cancelled tickets before they outnumber those that wait."""
         if not self.waiting:
-            self.queue.clear()
-        elif len(self.queue) > 2 * self.waiting + 8:
-            self.queue = deque(ticket for ticket in self.queue if ticket.state is State.WAITING)
+            self.front = self.behind = None
+        elif self.behind is not None and len(self.behind) > 2 * self.waiting + 8:
+            self.behind = deque(ticket for ticket in self.behind if ticket.state is State.WAITING)
+
+    def tickets(self) -> list[Ticket]:
+        """Those that wait, the oldest first."""
+        found = [*([self.front] if self.front is not None else []), *(self.behind or ())]
+        return [ticket for ticket in found if ticket.state is State.WAITING]
 
 
 @dataclass(slots=True, eq=False)

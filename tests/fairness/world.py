@@ -116,6 +116,7 @@ class World:
         self.received = dict.fromkeys(self.paths, 0.0)  # weighted service, kept apart from the scheduler's counters
         self.seen: dict[Ticket, float] = {}
         self.pairs: dict[tuple[str, str], Pair] = {}
+        self.ahead: dict[tuple[str, str], Pair] = {}
         self.widest = 0.0  # the largest part of the bound that was reached
 
     # -- playing -----------------------------------------------------------------------------------------------
@@ -271,6 +272,7 @@ class World:
         if self.setting.bounded:
             self._check_bound()
             self._check_pairs()
+            self._check_backlogged()
 
     def rounding(self) -> float:
         """Each ticket's charge is rounded once, to a thousandth: what that can add to a difference of two counters."""
@@ -305,3 +307,15 @@ class World:
             pair.low, pair.high = min(pair.low, difference), max(pair.high, difference)
             pair.bound = max(pair.bound, bound)
             assert pair.high - pair.low <= 2 * pair.bound + self.rounding(), f"{f} and {g}: service beyond 2 U / min w"
+
+    def _check_backlogged(self) -> None:
+        """Whoever waits throughout an interval is not further behind anyone, waiting or not, than 4 U / min w."""
+        bound = self.scheduler.bound()
+        waiting = [path for path in self.paths if self.scheduler.queue_length(path)]
+        pairs = {(f, g) for f in waiting for g in self.paths if f != g and parent(f) == parent(g)}
+        self.ahead = {names: pair for names, pair in self.ahead.items() if names in pairs}
+        for f, g in pairs:
+            difference = self.received[g] - self.received[f]
+            pair = self.ahead.setdefault((f, g), Pair(difference, difference, bound))
+            pair.low, pair.bound = min(pair.low, difference), max(pair.bound, bound)
+            assert difference - pair.low <= 4 * pair.bound + self.rounding(), f"{f} fell behind {g} by more than 4 U"
