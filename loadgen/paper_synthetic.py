@@ -85,7 +85,8 @@ def _by_tenant(run: Run, lines: Floats) -> dict[str, Floats]:
 
 
 def told(values: Sequence[float]) -> str:
-    return " and ".join(number(value) for value in values)
+    *most, last = map(number, values)
+    return f"{', '.join(most)} and {last}"
 
 
 # -- two overloaded clients under VTC and FCFS: figures 3, 7, 8 ------------------------------------------------

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from fairness import LawError, Ticket
 from loadgen.engine import ENGINES, EngineConfig, EngineRoom, fits_pool, parse_engine
+from loadgen.simulate import simulate
 from loadgen.traces import LoadgenError
 
 SIZES = st.lists(st.tuples(st.integers(1, 30), st.integers(0, 30)), min_size=1, max_size=8)
@@ -89,6 +90,13 @@ def test_the_a10g_takes_the_times_of_the_fit() -> None:
     assert engine.minibatch_tokens == 3072
     assert engine.too_large(5_000, 5_000)
     assert not engine.too_large(5_000, 4_999)
+
+
+def test_the_a100_takes_as_long_as_the_recorded_run() -> None:
+    """Section 5.4, pool of 35,000, requests of 768 / 768 tokens: 2,517 s to the end of the drain."""
+    run = simulate("overload-35000-768", ["vtc"], engine="a100-13b").runs[0]
+    assert run.drained_s == pytest.approx(2517, rel=0.03)
+    assert ENGINES["a100-13b-65k"].pool_tokens == 65_000
 
 
 def test_engines_are_named_or_spelled_out() -> None:

@@ -56,6 +56,30 @@ def test_steady_suites_send_evenly_at_their_rates(name: str, seconds: int, rates
         assert steps == pytest.approx([1 / rate] * len(steps))
 
 
+@pytest.mark.parametrize(
+    ("name", "rates", "length"),
+    [
+        ("overload-600s", [1.5, 3], 256),
+        ("overload-35000-256", [3, 6], 256),
+        ("overload-35000-512", [1.5, 3], 512),
+        ("overload-35000-768", [1, 2], 768),
+        ("overload-65000-512", [2, 4], 512),
+    ],
+)
+def test_suites_of_the_ablation_last_ten_minutes(name: str, rates: list[float], length: int) -> None:
+    counts, lengths = offered(name)
+    assert counts == {f"client-{i}": round(rate * 600) for i, rate in enumerate(rates, 1)}
+    assert lengths == {(length, length)}
+
+
+def test_poisson_short_long_2_mirrors_its_lengths() -> None:
+    load = load_workload("poisson-short-long-2")
+    sizes = {(request.tenant, request.input_tokens, request.output_tokens) for request in load.requests}
+    assert sizes == {("client-1", 512, 32), ("client-2", 32, 512)}
+    assert len(sent(load, "client-1")) == pytest.approx(8 * 600, rel=0.05)
+    assert len(sent(load, "client-2")) == pytest.approx(1.5 * 600, rel=0.1)
+
+
 def test_overload_weighted_brings_its_weights() -> None:
     assert load_workload("overload-weighted").weights == {f"client-{i}": i for i in (1, 2, 3, 4)}
 
