@@ -18,6 +18,8 @@ class Exposure:
         self._most_held = 0  # its largest value right after a dispatch
         self._largest = 0  # the most that one ticket could hold
         self.overrun = 0  # the most tokens beyond their reservation that one member gained between two turns
+        self._running = 0
+        self.most_running = 0  # the most tickets in flight at once: each may be off by one counter unit of rounding
         self._input_refunded = False
         self._load = 0.0  # the dearest adapter load
 
@@ -26,6 +28,8 @@ class Exposure:
         self._most_held = max(self._most_held, self.held)
         self._largest = max(self._largest, capacity.largest)
         self._load = max(self._load, ticket.load)
+        self._running += 1
+        self.most_running = max(self.most_running, self._running)
 
     def refunded_input(self) -> None:
         """Input was given back, so it can no longer count as charged before the last dispatch (see `rise`)."""
@@ -33,6 +37,7 @@ class Exposure:
 
     def ended(self, ticket: Ticket) -> None:
         self.held -= ticket.input_tokens + max(ticket.predicted, ticket.produced)
+        self._running -= 1
 
     def rise(self, cost: CostFunction, capacity: Capacity) -> float:
         """U, in service units: the most that one member's service can rise, and another's fall, between two turns."""

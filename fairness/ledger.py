@@ -115,6 +115,10 @@ class Ledger:
         """U, in service units (`Exposure.rise`)."""
         return self._exposure.rise(self._cost, self._room.capacity())
 
+    def rounding(self) -> int:
+        """Counter units by which rounding may exceed the bound: one for each ticket that was in flight together."""
+        return self._exposure.most_running
+
     def owed(self) -> int:
         """How far the least sibling that waits is behind the level which the others had reached when a ticket was
         requeued below it: until it has been served up to there, the gap may be larger by that much."""

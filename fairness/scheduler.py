@@ -123,7 +123,7 @@ class Scheduler:
         self._deadlines = Deadlines()
         self._seq = count()
         if auditor is not None:
-            auditor.attach(self._limit)
+            auditor.attach(lambda: (self.bound(), self._ledger.rounding()))
 
     # -- the queue ---------------------------------------------------------------------------------------------
 
@@ -239,10 +239,6 @@ class Scheduler:
         what the policy allows, and what a requeued ticket missed while its engine held it."""
         rise = self._ledger.rise() / self._forest.least_weight
         return rise + self.policy.allowance + self._ledger.owed() / MILLI
-
-    def _limit(self) -> tuple[float, int]:
-        """The bound, and the counter units by which rounding may exceed it: one for each ticket in flight."""
-        return self.bound(), sum(len(root.running) for root in self._forest.roots())
 
     def gap(self) -> float:
         """The largest max c - min c over siblings that wait now, in service units / weight. O(n): for tests and
