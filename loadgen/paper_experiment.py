@@ -1,7 +1,7 @@
 """What an experiment of the paper is, and the sentence that says whether it came out as published.
 
-"Published" values are of two kinds: those printed in the tables, and those measured by `loadgen.paper_metrics` on
-the runs that the authors recorded and put beside their code, from which the figures were drawn.
+"Published" values are measured by `loadgen.paper_metrics` and `loadgen.metrics` on the runs that the authors recorded
+and put beside their code, from which figures and tables were made.
 """
 
 from __future__ import annotations
@@ -29,13 +29,18 @@ class Check:
     seen: tuple[float, float] | None = None
 
     @property
-    def agrees(self) -> bool:
-        if self.seen and self.seen[0] <= self.published <= self.seen[1]:
-            return True
+    def near(self) -> bool:
         return abs(self.found - self.published) <= self.within * abs(self.published)
 
+    @property
+    def agrees(self) -> bool:
+        return self.near or (self.seen is not None and self.seen[0] <= self.published <= self.seen[1])
+
     def __str__(self) -> str:
-        return f"{self.what} {number(self.found)} ({number(self.published)})"
+        spread = ""
+        if self.seen and self.agrees and not self.near:
+            spread = f", seen {number(self.seen[0])} to {number(self.seen[1])}"
+        return f"{self.what} {number(self.found)} ({number(self.published)}{spread})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,7 @@ def figure_13(results: Results) -> Shown:
     waits = {limit: wait(run, light) for limit, run in runs.items()}
     told = ", ".join(f"{number(waits[limit])} s at {limit}" for limit in SHOWN_LIMITS)
     finding = f"the looser the limit, the more RPM is like FCFS: the 25 lighter clients wait {told} requests a minute"
-    checks = [Check(f"at {limit}", waits[limit], RECORDED_WAITS[limit], 0.35) for limit in SHOWN_LIMITS]
+    checks = [Check(f"limit {limit}:", waits[limit], RECORDED_WAITS[limit], 0.35) for limit in SHOWN_LIMITS]
     panels = [response_panel(run, f"rpm:{limit}", marked(run)) for limit, run in runs.items()]
     return Shown(finding, _rises([waits[limit] for limit in SHOWN_LIMITS]), checks, panels=panels)
 

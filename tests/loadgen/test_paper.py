@@ -75,6 +75,8 @@ def test_a_value_agrees_within_its_margin_or_within_the_range_over_seeds() -> No
     assert not Check("x", 111.0, 100.0, 0.10).agrees
     assert Check("x", 111.0, 100.0, 0.10, (95.0, 130.0)).agrees
     assert not Check("x", 111.0, 100.0, 0.10, (101.0, 130.0)).agrees
+    assert str(Check("x", 111.0, 100.0, 0.10, (95.0, 130.0))) == "x 111 (100, seen 95.0 to 130)"
+    assert str(Check("x", 109.0, 100.0, 0.10, (95.0, 130.0))) == "x 109 (100)"
 
 
 def test_the_sentence_names_what_differs_and_why() -> None:
