@@ -95,7 +95,7 @@ def _points(panel: Panel) -> list[Sequence[object]]:
 METHOD = """\
 Simulated: the scheduler that runs in the gateway, in front of a model of the authors' engine. "Published" is what the
 same formulas give on the runs that the authors recorded beside their code. The text of the paper was not at hand; what
-readers quote of its tables 2 to 6 and of its figures are these values, to the last digit where they quote digits.
+readers quote of its tables 2 to 6 are these values, to the last digit. Figures are compared with the recorded runs.
 A value agrees when it lies within 5 % (throughput), 8 % (shares), 10 % (service rates), 15 % (averages of the service
 difference, its growth), 35 % (waits, and the differences of figure 15), 45 % (maxima of the service difference) or
 50 % (other largest differences) of the published one, margins that are ours; or, as single runs were published, when
