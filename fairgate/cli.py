@@ -133,7 +133,7 @@ def simulate(
     engine: Annotated[
         str,
         typer.Option(
-            help="a10g-7b, a100-13b, and/or key=value: prefill_ms_per_token, decode_ms, decode_ms_per_seq, "
+            help="a10g-7b, a100-13b, a100-13b-65k, and/or key=value: prefill_ms_per_token, decode_ms, decode_ms_per_seq, "
             "pool_tokens, max_running."
         ),
     ] = "a10g-7b",
@@ -216,7 +216,7 @@ def compare(
         float, typer.Option(help="--live: seconds of load per policy; 0: as long as shares need to mean something.")
     ] = 0.0,
     suite: Annotated[
-        str, typer.Option(help="default, or paper: every figure and table of the VTC paper (about 10 minutes).")
+        str, typer.Option(help="default, or paper: the figures and tables of the VTC paper (a few minutes).")
     ] = "default",
 ) -> None:
     """VTC against FCFS, LCF and RPM: a table, and a report with pictures."""
