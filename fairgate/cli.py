@@ -29,7 +29,8 @@ app.add_typer(bench_app, name="bench")
 Policies = Annotated[
     str,
     typer.Option(
-        "--policy", help="Policies to run, comma-separated: vtc, fcfs, lcf, rr, rpm:LIMIT (requests a minute)."
+        "--policy",
+        help="Policies to run, comma-separated: vtc, fcfs, lcf, rr, rpm:LIMIT (requests a minute), drr:QUANTUM.",
     ),
 ]
 Cost = Annotated[
@@ -133,8 +134,8 @@ def simulate(
     engine: Annotated[
         str,
         typer.Option(
-            help="a10g-7b, a100-13b, a100-13b-65k, and/or key=value: prefill_ms_per_token, decode_ms, decode_ms_per_seq, "
-            "pool_tokens, max_running."
+            help="a10g-7b, a100-13b, a100-13b-65k, and/or key=value: prefill_ms_per_token, decode_ms, "
+            "decode_ms_per_seq, pool_tokens, max_running."
         ),
     ] = "a10g-7b",
     time_scale: Annotated[float, typer.Option(help="Above 1 stretches the arrivals, below 1 squeezes them.")] = 1.0,
