@@ -1,6 +1,7 @@
 """What LoRA adds to a step on the CPU: the lora ops of all layers against the base products of all layers.
 
-    python -m kernels.bench_cpu        bf16, SmolLM2-135M shapes, rank 16, 8 adapters, 8, 32 and 256 tokens
+    python -m kernels.bench_cpu                            bf16, SmolLM2-135M shapes, rank 16, 8 adapters
+    python -m kernels.bench_cpu --clock cpu --threads 1    the same in CPU seconds: for a machine that others use too
 
 Base and LoRA take turns, so that a busy machine slows both; the least of the repetitions counts, since other work
 only ever adds to a time. Each repetition walks through all layers' weights (212 MB base), which no cache of this
@@ -9,19 +10,33 @@ class of machine holds.
 
 from __future__ import annotations
 
+import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from time import process_time
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
 from kernels.cases import lora_case, popularity
-from kernels.choice import wall_seconds
+from kernels.choice import Run, wall_seconds
 from kernels.lora import lora_add
 from kernels.plan import BatchPlan, plan_batch
 from kernels.weights import LoraWeights
+
+Clock = Callable[[Run], float]
+
+
+def cpu_seconds(run: Run) -> float:
+    """CPU seconds of this process, over all its threads."""
+    start = process_time()
+    run()
+    return process_time() - start
+
+
+CLOCKS: dict[str, Clock] = {"wall": wall_seconds, "cpu": cpu_seconds}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +95,7 @@ def make_model(shape: ModelShape, *, rank: int = 16, adapters: int = 8, dtype: t
     return Model(shape, tuple(base), tuple(lora))
 
 
-def measure(model: Model, tokens: int, kind: str, repetitions: int = 15) -> CpuRow:
+def measure(model: Model, tokens: int, kind: str, repetitions: int = 15, clock: Clock = wall_seconds) -> CpuRow:
     """Times one batch; `kind` as in `kernels.cases.popularity`."""
     slots = popularity(kind, tokens, model.adapters)
     plan, fixed = plan_batch(slots), plan_batch(slots, deterministic=True)
@@ -98,8 +113,8 @@ def measure(model: Model, tokens: int, kind: str, repetitions: int = 15) -> CpuR
 
     with torch.inference_mode():
         run_base(), run_lora(plan), run_lora(fixed)
-        pairs = [(wall_seconds(run_base), wall_seconds(lambda: run_lora(plan))) for _ in range(repetitions)]
-        deterministic = min(wall_seconds(lambda: run_lora(fixed)) for _ in range(max(1, repetitions // 5)))
+        pairs = [(clock(run_base), clock(lambda: run_lora(plan))) for _ in range(repetitions)]
+        deterministic = min(clock(lambda: run_lora(fixed)) for _ in range(max(1, repetitions // 5)))
     base, lora = (min(column) for column in zip(*pairs, strict=True))
     return CpuRow(tokens, kind, base, lora, deterministic)
 
@@ -119,17 +134,30 @@ def table(rows: Sequence[CpuRow]) -> str:
 
 
 def run_all(
-    shape: ModelShape = SMOLLM2_135M, tokens: Sequence[int] = (8, 32, 256), repetitions: int = 15
+    shape: ModelShape = SMOLLM2_135M,
+    tokens: Sequence[int] = (8, 32, 256),
+    repetitions: int = 15,
+    clock: Clock = wall_seconds,
 ) -> list[CpuRow]:
     """Every token count with every way of drawing adapters that makes a difference; says how far it is on stderr."""
     model = make_model(shape)
     rows = []
     for count in tokens:
         for kind in ("distinct", "zipf", "identical"):
-            rows.append(measure(model, count, kind, repetitions))
+            rows.append(measure(model, count, kind, repetitions, clock))
             print(f"{count} tokens, {kind}: LoRA adds {rows[-1].overhead:.2f} of the base", file=sys.stderr, flush=True)
     return rows
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What LoRA adds to a step on the CPU.")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="wall: elapsed seconds; cpu: this process's")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of torch")
+    parser.add_argument("--repetitions", type=int, default=15, help="of each batch; the least time counts")
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    print(table(run_all(repetitions=chosen.repetitions, clock=CLOCKS[chosen.clock])))
+
+
 if __name__ == "__main__":
-    print(table(run_all()))
+    main()

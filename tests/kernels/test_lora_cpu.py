@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels import BatchPlan, KernelError, LoraWeights, lora_add, lora_expand, lora_shrink, plan_batch
+from kernels import BatchPlan, KernelError, LoraWeights, lora_add, lora_expand, lora_shrink, pack_rows, plan_batch
 from kernels.cases import POPULARITIES, LoraCase, lora_case, popularity
 from kernels.lora_grouped import add_grouped
 from kernels.lora_masked import add_masked
@@ -112,6 +112,27 @@ def test_deterministic_rows_do_not_depend_on_company(strategy: str, dtype: torch
         plan = plan_batch([slots[row] for row in company], deterministic=True)
         STRATEGIES[strategy](out, together.x[company], together.weights, plan)
         assert torch.equal(out, together.out[company]), company
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [37, 576])
+def test_deterministic_rows_do_not_depend_on_where_their_adapter_lies(dtype: torch.dtype, width: int) -> None:
+    """Packing it behind another adapter's rows moves it in memory, off the boundaries that vector loads like."""
+    mine_a, mine_b, x, start = (
+        torch.randn(5, width),
+        torch.randn(5, width),
+        torch.randn(3, width),
+        torch.zeros(3, width),
+    )
+    found = []
+    for others in range(4):
+        stranger = [torch.randn(others, width)] if others else []
+        a, b = (pack_rows([*stranger, mine], width, dtype) for mine in (mine_a, mine_b))
+        weights = LoraWeights(a, (b,), ((1.0,) * len(a.ranks),))
+        out = start.to(dtype)
+        lora_add(out, x.to(dtype), weights, plan_batch([len(stranger)] * 3, deterministic=True))
+        found.append(out)
+    assert all(torch.equal(out, found[0]) for out in found)
 
 
 def test_control_without_the_deterministic_mode_company_shows() -> None:
