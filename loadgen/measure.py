@@ -45,11 +45,12 @@ def _log(exchange: Exchange, cost: CostFunction, log: ServiceLog) -> None:
 
 def _request(number: int, exchange: Exchange) -> RequestRecord:
     rejected = exchange.ending is Ending.REJECTED
+    unserved = exchange.first_token_s is None
     return RequestRecord(
         id=str(number),
         tenant=exchange.tenant,
         input_tokens=exchange.input_tokens or exchange.wanted_input_tokens,
-        output_tokens=exchange.wanted_output_tokens if rejected else exchange.output_tokens,
+        output_tokens=exchange.wanted_output_tokens if unserved else exchange.output_tokens,
         arrival_s=exchange.arrival_s,
         outcome=OUTCOMES[exchange.ending],
         dispatched_s=exchange.dispatched_s,

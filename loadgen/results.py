@@ -21,7 +21,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RequestRecord:
-    """One request of a run. `output_tokens` is what it produced (what it asked for, when it was rejected).
+    """One request of a run. `output_tokens` is what it produced (what it asked for, when it never got a token).
 
     `id` names it to the user: in a simulation the tenant and the place in the order of arrival, from 1 (`a-17`).
     Moments it never reached are None. `reason` is machine-readable (`too_large`, `rate_limit`...), empty when it

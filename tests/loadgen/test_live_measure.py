@@ -75,6 +75,7 @@ def test_every_ending_is_counted_where_it_belongs() -> None:
     assert (refused.input_tokens, refused.output_tokens, refused.finish_s, refused.dispatched_s) == (9, 5, None, None)
     assert (cut.output_tokens, cut.finish_s) == (2, 6.0)
     assert (failed.dispatched_s, failed.finish_s) == (None, 6.0)
+    assert (failed.input_tokens, failed.output_tokens) == (9, 5)  # asked for and never served: it still was demand
 
 
 def test_without_the_header_the_turn_came_no_later_than_the_first_token() -> None:
