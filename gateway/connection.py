@@ -74,7 +74,7 @@ class Connection(asyncio.Protocol):
     # -- called by an answer -----------------------------------------------------------------------------------
 
     def begin(self, request: bytes) -> None:
-        self.parser = ResponseParser()
+        self.parser.begin()
         self._unread = 0
         if self._transport is not None:
             self._transport.write(request)
