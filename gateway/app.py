@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from fairness import Ewma, MaxTokens, NoPrediction, Predictor, Scheduler, Worker, WorkerRoom, parse_cost, parse_policy
+from fairness import Ewma, MaxTokens, NoPrediction, Predictor, Scheduler, Worker, parse_cost, parse_policy
 from gateway.auth import Keyring
 from gateway.config import FALLBACK_KV_TOKENS, FALLBACK_SLOTS, GatewayConfig, PoolConfig, TenantConfig
 from gateway.drain_rate import DrainRate
@@ -20,6 +20,7 @@ from gateway.pages import Pages
 from gateway.pool import LocalPool
 from gateway.quota import Quotas
 from gateway.record import Record, access_logger
+from gateway.room import HealthyRoom
 from gateway.server import HttpServer
 from gateway.upstream import HttpUpstream
 
@@ -93,7 +94,7 @@ def build(config: GatewayConfig) -> Gateway:
 
 
 def _pool(name: str, config: PoolConfig, tenants: list[TenantConfig], clock: Callable[[], float]) -> LocalPool:
-    room = WorkerRoom(
+    room = HealthyRoom(
         [
             Worker(worker.url, worker.slots or FALLBACK_SLOTS, worker.kv_tokens or FALLBACK_KV_TOKENS, healthy=False)
             for worker in config.workers

@@ -16,11 +16,13 @@ from collections.abc import Callable
 from math import inf
 from typing import Protocol
 
-from fairness import Grant, Refusal, Scheduler, Snapshot, State, Ticket, Worker, WorkerRoom
+from fairness import Grant, Refusal, Scheduler, Snapshot, State, Ticket, Worker
 from gateway.drain_rate import DrainRate
+from gateway.room import HealthyRoom
 from gateway.slots import SlotLimit
 
 EXPIRED = Refusal("queue_timeout", "no turn came before the queue timeout")
+TOO_LARGE_NOW = Refusal("no_large_worker", "no healthy worker is large enough for this request right now")
 CLOSED = Refusal("draining", "the gateway is shutting down")
 
 
@@ -68,7 +70,7 @@ class LocalPool:
     """A pool whose state lives in this process. Must be used from one event loop."""
 
     def __init__(
-        self, name: str, scheduler: Scheduler, room: WorkerRoom, *, clock: Callable[[], float], drain_rate: DrainRate
+        self, name: str, scheduler: Scheduler, room: HealthyRoom, *, clock: Callable[[], float], drain_rate: DrainRate
     ) -> None:
         self.name = name
         self.scheduler = scheduler
@@ -86,7 +88,11 @@ class LocalPool:
     # -- the port ----------------------------------------------------------------------------------------------
 
     async def submit(self, ticket: Ticket) -> Refusal | None:
-        refusal = CLOSED if self._closed else self.scheduler.submit(ticket, self._clock())
+        if self._closed:
+            return CLOSED
+        if self._room.must_wait_for_another(ticket):
+            return TOO_LARGE_NOW
+        refusal = self.scheduler.submit(ticket, self._clock())
         if refusal is None:
             self._await_turn(ticket)
         return refusal
@@ -117,6 +123,7 @@ class LocalPool:
     def requeue(self, ticket: Ticket) -> None:
         self.scheduler.requeue(ticket)
         self._await_turn(ticket)
+        self._refuse_the_too_large()
 
     def overflowed(self, worker: str) -> None:
         hold = self._limits[worker].overflowed(self._room.workers[worker].running - 1)
@@ -141,12 +148,14 @@ class LocalPool:
     def set_health(self, worker: str, healthy: bool) -> None:
         if self._room.workers[worker].healthy is not healthy:
             self._room.set_worker(worker, healthy=healthy)
+            self._refuse_the_too_large()
             self._wake()
 
     def set_size(self, worker: str, slots: int, kv_tokens: int) -> None:
         """The worker's room became known."""
         self._limits[worker].resize(slots)
         self._room.set_worker(worker, tokens=kv_tokens)
+        self._refuse_the_too_large()
         self._apply_limit(worker)
 
     def engine_waiting(self, worker: str, waiting: int) -> None:
@@ -193,6 +202,13 @@ class LocalPool:
         while (grant := self.scheduler.pick()) is not None:
             self._drain_rate.dispatched(self._clock())
             _resolve(self._turns[grant.ticket], grant)
+
+    def _refuse_the_too_large(self) -> None:
+        """What no healthy worker can ever take would block all others as soon as it is the head."""
+        for ticket, turn in list(self._turns.items()):
+            if ticket.state is State.WAITING and self._room.must_wait_for_another(ticket):
+                self.scheduler.cancel(ticket)
+                _resolve(turn, TOO_LARGE_NOW)
 
     def _set_timer(self, when: float) -> None:
         if self._timer is not None:

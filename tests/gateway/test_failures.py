@@ -204,3 +204,28 @@ async def test_what_is_queued_hears_why_when_no_worker_comes_back(make_house: Ma
     assert (answer.status, (await answer.json())["error"]["code"]) == (503, "no_healthy_worker")
     engine.go.set()
     (await first).release()
+
+
+async def test_what_no_living_worker_can_take_does_not_block_the_others(make_house: MakeHouse) -> None:
+    """The large worker dies while a request only it could take waits, with a small one behind it."""
+    small, large = Engine(hold_before=0), Engine(hold_before=0)
+    house = await make_house(small, large, worker={"slots": 1})
+    for engine, tokens in ((small, 100), (large, 10_000)):
+        house.pool.set_size(engine.url, 1, tokens)
+    big = chat(messages=[{"role": "user", "content": "x" * 4000}])
+    running = [asyncio.ensure_future(house.post(chat(user="first")).__aenter__()) for _ in range(2)]
+    await until(lambda: small.active == large.active == 1)
+    waiting = asyncio.ensure_future(house.post(big).__aenter__())
+    await until(lambda: house.pool.scheduler.queue_length() == 1)
+    behind = asyncio.ensure_future(house.post(chat(user="behind")).__aenter__())
+    await until(lambda: house.pool.scheduler.queue_length() == 2)
+    large.alive = False
+    for answer in (await waiting, await house.post(big)):
+        assert (answer.status, (await answer.json())["error"]["code"]) == (503, "no_large_worker")
+        assert int(answer.headers["Retry-After"]) >= 1
+    small.go.set()
+    large.go.set()
+    for answer in (await behind, *await asyncio.gather(*running)):
+        assert answer.status == 200
+        await answer.read()
+    assert small.seen[-1]["user"] == "behind"

@@ -1,0 +1,30 @@
+"""The room of a pool whose workers come and go."""
+
+from __future__ import annotations
+
+from fairness import Capacity, Ticket, WorkerRoom
+
+
+class HealthyRoom(WorkerRoom):
+    """What is reserved for a ticket never exceeds the largest *healthy* worker, or the head could block the pool
+    until another is back. With no worker healthy the largest of all counts: nothing is dispatched then anyway."""
+
+    _known: Capacity | None = None
+
+    def capacity(self) -> Capacity:
+        if self._known is None:
+            healthy = [worker.tokens for worker in self.workers.values() if worker.healthy]
+            capacity = super().capacity()
+            self._known = capacity._replace(largest=max(healthy)) if healthy else capacity
+        return self._known
+
+    def set_worker(
+        self, worker_id: str, *, healthy: bool | None = None, slots: int | None = None, tokens: int | None = None
+    ) -> None:
+        super().set_worker(worker_id, healthy=healthy, slots=slots, tokens=tokens)
+        self._known = None
+
+    def must_wait_for_another(self, ticket: Ticket) -> bool:
+        """No healthy worker can ever take the ticket, but one that is away could."""
+        needed = ticket.input_tokens + 1
+        return self.capacity().largest < needed <= super().capacity().largest
