@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from fairness import Ewma, MaxTokens, NoPrediction, Predictor, Scheduler, Worker, parse_cost, parse_policy
+from fairness import Auditor, Crossing, Scheduler, Worker, parse_cost, parse_policy, parse_predictor
 from gateway.auth import Keyring
 from gateway.config import FALLBACK_KV_TOKENS, FALLBACK_SLOTS, GatewayConfig, PoolConfig, TenantConfig
 from gateway.drain_rate import DrainRate
@@ -24,7 +25,7 @@ from gateway.room import HealthyRoom
 from gateway.server import HttpServer
 from gateway.upstream import HttpUpstream
 
-PREDICTORS: dict[str, Callable[[], Predictor]] = {"none": NoPrediction, "ewma": Ewma, "max_tokens": MaxTokens}
+logger = logging.getLogger("gateway")
 
 
 @dataclass(slots=True)
@@ -107,12 +108,17 @@ def _pool(name: str, config: PoolConfig, tenants: list[TenantConfig], clock: Cal
         room,
         weights=weights,
         default_weight=min(weights.values()),
-        predictor=PREDICTORS[config.predict](),
+        predictor=parse_predictor(config.predict),
+        auditor=Auditor(_alarm(name), clock),
         max_waiting=config.queue.max_requests,
         max_waiting_per_tenant=config.queue.max_requests_per_tenant,
         tenant_bounds={tenant.id: tenant.max_queued for tenant in tenants if tenant.max_queued is not None},
     )
     return LocalPool(name, scheduler, room, clock=clock, drain_rate=DrainRate(random.random))
+
+
+def _alarm(pool: str) -> Callable[[Crossing], None]:
+    return lambda crossing: logger.warning("pool %s: the bound was crossed: %s", pool, crossing)
 
 
 def _routes(config: GatewayConfig, pools: dict[str, LocalPool]) -> dict[str, Route]:

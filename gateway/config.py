@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from fairness import CostError, parse_cost, parse_policy
+from fairness import CostError, parse_cost, parse_policy, parse_predictor
 from gateway.errors import ConfigError
 
 FALLBACK_SLOTS = 32
@@ -33,6 +33,11 @@ def _worker_url(url: str) -> str:
 
 def _policy(spec: str) -> str:
     parse_policy(spec)
+    return spec
+
+
+def _predict(spec: str) -> str:
+    parse_predictor(spec)
     return spec
 
 
@@ -75,14 +80,18 @@ class QueueConfig(_Section):
 
 
 class PoolConfig(_Section):
-    """Workers that can each run any of `models` and `adapters` (adapter = the `model` name a client asks for)."""
+    """Workers that can each run any of `models` and `adapters` (adapter = the `model` name a client asks for).
+
+    `predict`: output tokens reserved ahead: `none`, `max_tokens`, `ewma`, `mean:8` (of the tenant's last 8 outputs) or
+    `quantile:0.9` (of its last 20).
+    """
 
     models: Annotated[list[Name], Field(min_length=1)]
     adapters: list[Name] = []
     workers: Annotated[list[WorkerConfig], Field(min_length=1)]
     policy: Annotated[str, AfterValidator(_policy)] = "vtc"
     cost: Annotated[str | dict[str, Any], AfterValidator(_cost)] = "weighted:1,2"
-    predict: Literal["none", "ewma", "max_tokens"] = "none"
+    predict: Annotated[str, AfterValidator(_predict)] = "none"
     default_max_tokens: Positive = 512
     queue: QueueConfig = QueueConfig()
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from gateway.pool import LocalPool
@@ -114,13 +114,17 @@ class PoolCollector(Collector):
         running = _gauge("running_requests", "Requests that run", "pool", "tenant")
         gap = _gauge("counter_gap", "Largest difference of virtual counters of tenants that wait", "pool")
         bound = _gauge("counter_bound", "What the counter gap is promised to stay under", "pool")
+        help_text = "Times that the counters of two waiting tenants came further apart than the bound"
+        crossings = CounterMetricFamily("fairgate_bound_crossings", help_text, labels=("pool",))
         for name, pool in self._pools.items():
             snapshot, _ = pool.snapshot()
+            if pool.scheduler.auditor is not None:
+                crossings.add_metric([name], pool.scheduler.auditor.crossings)
             gap.add_metric([name], snapshot.gap)
             bound.add_metric([name], snapshot.bound)
             self._add(waiting, name, {tenant: state.waiting for tenant, state in snapshot.tenants.items()})
             self._add(running, name, {tenant: state.running for tenant, state in snapshot.tenants.items()})
-        yield from (waiting, running, gap, bound)
+        yield from (waiting, running, gap, bound, crossings)
         yield from self._workers()
 
     def _add(self, family: GaugeMetricFamily, pool: str, counts: Mapping[str, int]) -> None:

@@ -48,7 +48,7 @@ def test_a_good_file_is_read_and_frozen(tmp_path: Path) -> None:
         ("pools.main.workers.0.slot", 3, "pools.main.workers[0].slot: unknown key; expected one of url, slots"),
         ("pools.main.policy", "fifo", "pools.main.policy: found 'fifo'; policy 'fifo' is unknown; expected one of vtc"),
         ("pools.main.cost", "weighted:x", "pools.main.cost: found 'weighted:x'; cost 'weighted:x'"),
-        ("pools.main.predict", "magic", "pools.main.predict: found 'magic'; expected: 'none', 'ewma' or 'max_tokens'"),
+        ("pools.main.predict", "magic", "pools.main.predict: found 'magic'; predict 'magic': expected none"),
         ("pools.main.queue", {"timeout_s": 0}, "pools.main.queue.timeout_s: found 0; expected: greater than 0"),
         ("pools.main.workers", [], "pools.main.workers: found []; expected: "),
         ("tenants.0.weight", float("nan"), "tenants[0].weight: found nan; expected: "),

@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from .conftest import House, MakeHouse, chat, tenant
 from .engine import Engine, Script
+from .test_order import order_served
 
 ORDER = ("tenant", "pool", "worker", "outcome")
 
@@ -98,3 +99,21 @@ async def test_the_access_log_has_one_line_a_request(make_house: MakeHouse, capl
     lines = [record.getMessage() for record in caplog.records if record.name == "gateway.access"]
     assert ['"outcome": "ok"' in line for line in lines] == [True, False]
     assert not any("wrong" in line or "key-a" in line or "hello" in line for line in lines)
+
+
+@pytest.mark.parametrize(("policy", "crossed"), [("vtc", False), ("fcfs", True)])
+async def test_the_auditor_names_who_is_ahead_and_fcfs_is_the_control(
+    make_house: MakeHouse, caplog: pytest.LogCaptureFixture, policy: str, crossed: bool
+) -> None:
+    with caplog.at_level(logging.WARNING, "gateway"):
+        house = await make_house(
+            Engine(hold_before=0), worker={"slots": 1, "kv_tokens": 12}, pool={"policy": policy, "predict": "mean:8"}
+        )
+        await order_served(house, "aaaaaabbbbbb")
+        got = await scrape(house)
+    lines = [record.getMessage() for record in caplog.records if "the bound was crossed" in record.getMessage()]
+    assert (got["fairgate_bound_crossings_total", "main"] >= 1) is crossed
+    assert len(lines) == got["fairgate_bound_crossings_total", "main"]
+    assert all(
+        "pool main: the bound was crossed: a (counter" in line and "ahead of b (counter" in line for line in lines
+    )
