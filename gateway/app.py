@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from fairness import Auditor, Crossing, Scheduler, Worker, parse_cost, parse_policy, parse_predictor
+from fairness import Auditor, Crossing, Objective, Scheduler, Worker, parse_cost, parse_policy, parse_predictor
 from gateway.auth import Keyring
-from gateway.config import FALLBACK_KV_TOKENS, FALLBACK_SLOTS, GatewayConfig, PoolConfig, TenantConfig
+from gateway.config import FALLBACK_KV_TOKENS, FALLBACK_SLOTS, GatewayConfig, PoolConfig
 from gateway.drain_rate import DrainRate
 from gateway.exchange import Route
 from gateway.health import Prober
@@ -73,7 +73,7 @@ class Gateway:
 def build(config: GatewayConfig) -> Gateway:
     """Must be called on the event loop that will run the gateway."""
     clock = asyncio.get_running_loop().time
-    pools = {name: _pool(name, pool, config.tenants, clock) for name, pool in config.pools.items()}
+    pools = {name: _pool(name, pool, config, clock) for name, pool in config.pools.items()}
     keyring = Keyring(config.tenants)
     metrics = Metrics(pools, [tenant.id for tenant in config.tenants], config.observe.max_tenant_labels)
     upstream = HttpUpstream([worker for pool in config.pools.values() for worker in pool.workers], config.timeouts)
@@ -94,14 +94,14 @@ def build(config: GatewayConfig) -> Gateway:
     return gateway
 
 
-def _pool(name: str, config: PoolConfig, tenants: list[TenantConfig], clock: Callable[[], float]) -> LocalPool:
+def _pool(name: str, config: PoolConfig, gateway: GatewayConfig, clock: Callable[[], float]) -> LocalPool:
     room = HealthyRoom(
         [
             Worker(worker.url, worker.slots or FALLBACK_SLOTS, worker.kv_tokens or FALLBACK_KV_TOKENS, healthy=False)
             for worker in config.workers
         ]
     )
-    weights = {tenant.id: tenant.weight for tenant in tenants}
+    weights = gateway.weights()
     scheduler = Scheduler(
         parse_policy(config.policy),
         parse_cost(config.cost),
@@ -110,9 +110,10 @@ def _pool(name: str, config: PoolConfig, tenants: list[TenantConfig], clock: Cal
         default_weight=min(weights.values()),
         predictor=parse_predictor(config.predict),
         auditor=Auditor(_alarm(name), clock),
+        objective=Objective(config.ttft_objective_s) if config.ttft_objective_s else None,
         max_waiting=config.queue.max_requests,
         max_waiting_per_tenant=config.queue.max_requests_per_tenant,
-        tenant_bounds={tenant.id: tenant.max_queued for tenant in tenants if tenant.max_queued is not None},
+        tenant_bounds={tenant.id: tenant.max_queued for tenant in gateway.tenants if tenant.max_queued is not None},
     )
     return LocalPool(name, scheduler, room, clock=clock, drain_rate=DrainRate(random.random))
 

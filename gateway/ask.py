@@ -19,7 +19,8 @@ _MOST = 2**31
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """`max_tokens`: the most the whole request may produce (all choices), None where the body leaves it open.
+    """`max_tokens`: the most the whole request may produce (all choices of all prompts), None where the body leaves it
+    open.
     `raw_tokens`: the uncorrected estimate of its input tokens."""
 
     path: str
@@ -29,6 +30,7 @@ class Ask:
     wants_usage: bool
     wants_continuous_usage: bool
     max_tokens: int | None
+    prompts: int
     choices: int
     raw_tokens: float
 
@@ -54,7 +56,8 @@ def read_ask(path: str, raw: bytes) -> Ask:
     if options is not None and not isinstance(options, dict):
         _wrong("stream_options", options, "an object")
     options = options or {}
-    choices = (_count(body, "n") or 1) * _prompts(body)
+    prompts = _prompts(body)
+    choices = (_count(body, "n") or 1) * prompts
     return Ask(
         path=path,
         model=model,
@@ -63,6 +66,7 @@ def read_ask(path: str, raw: bytes) -> Ask:
         wants_usage=_flag(options, "include_usage"),
         wants_continuous_usage=_flag(options, "continuous_usage_stats"),
         max_tokens=_max_tokens(path, body, choices),
+        prompts=prompts,
         choices=choices,
         raw_tokens=raw_tokens(body),
     )

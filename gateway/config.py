@@ -83,7 +83,8 @@ class PoolConfig(_Section):
     """Workers that can each run any of `models` and `adapters` (adapter = the `model` name a client asks for).
 
     `predict`: output tokens reserved ahead: `none`, `max_tokens`, `ewma`, `mean:8` (of the tenant's last 8 outputs) or
-    `quantile:0.9` (of its last 20).
+    `quantile:0.9` (of its last 20). `ttft_objective_s`: turn away at once (429) what is not expected to have its first
+    token within so many seconds.
     """
 
     models: Annotated[list[Name], Field(min_length=1)]
@@ -93,6 +94,7 @@ class PoolConfig(_Section):
     cost: Annotated[str | dict[str, Any], AfterValidator(_cost)] = "weighted:1,2"
     predict: Annotated[str, AfterValidator(_predict)] = "none"
     default_max_tokens: Positive = 512
+    ttft_objective_s: Seconds | None = None
     queue: QueueConfig = QueueConfig()
 
     def served(self) -> list[str]:
@@ -111,6 +113,14 @@ class TenantConfig(_Section):
 
     def may_use(self, model: str) -> bool:
         return self.models == "all" or model in self.models
+
+
+class GroupConfig(_Section):
+    """An inner node of the tree of shares. A tenant id is a path (`acme/search/alice`): the groups `acme` and
+    `acme/search` share by weight with their siblings, as tenants do within them; unnamed groups weigh 1."""
+
+    id: Name
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
 
 
 class Timeouts(_Section):
@@ -146,6 +156,7 @@ class GatewayConfig(_Section):
     listen: Listen = Listen()
     pools: Annotated[dict[Name, PoolConfig], Field(min_length=1)]
     tenants: Annotated[list[TenantConfig], Field(min_length=1)]
+    groups: list[GroupConfig] = []
     timeouts: Timeouts = Timeouts()
     limits: Limits = Limits()
     health: Health = Health()
@@ -159,6 +170,29 @@ class GatewayConfig(_Section):
         for name, pool in self.pools.items():
             _unique(f"pools.{name}.workers[].url", [worker.url for worker in pool.workers])
         return self
+
+    @model_validator(mode="after")
+    def _groups_have_members(self) -> GatewayConfig:
+        inner = self.inner_groups()
+        _unique("groups[].id", [group.id for group in self.groups])
+        for group in self.groups:
+            if group.id not in inner:
+                expected = ", ".join(sorted(inner)) or "none, since no tenant id has a /"
+                raise ValueError(f"groups[].id: {group.id} has no tenants in it; expected one of: {expected}")
+        for tenant in self.tenants:
+            if tenant.id in inner:
+                raise ValueError(f"tenants[].id: {tenant.id} is a group of other tenants; expected a tenant of its own")
+        return self
+
+    def inner_groups(self) -> set[str]:
+        """The inner nodes of the tree of shares: every proper prefix of a tenant's path."""
+        parts = [tenant.id.split("/") for tenant in self.tenants]
+        return {"/".join(path[:depth]) for path in parts for depth in range(1, len(path))}
+
+    def weights(self) -> dict[str, float]:
+        """The weight of every tenant and every inner group, by path."""
+        groups = dict.fromkeys(self.inner_groups(), 1.0) | {group.id: group.weight for group in self.groups}
+        return groups | {tenant.id: tenant.weight for tenant in self.tenants}
 
 
 def _unique(where: str, names: Sequence[str]) -> None:

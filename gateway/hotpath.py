@@ -192,7 +192,7 @@ class HotPath:
                 answer = await self._post(job, worker)
                 if answer.status != 200:
                     raise not_taken(answer.status, await read_whole(answer))
-                stream = EventStream(answer)
+                stream = EventStream(answer, job.ask.prompts)
                 first = await stream.read()
         except (TimeoutError, UpstreamError, EngineRefused) as error:
             job.consumed = False

@@ -1,8 +1,8 @@
 """The meter of one answer: what it consumed so far, and what of each event the client gets to see.
 
-A chunk is not a token. Where the engine reports usage it counts: continuous usage is a running total per choice,
-the final one (`choices: []`) a total over all. Where it does not, a chunk with content counts as one token until
-the final usage corrects it.
+A chunk is not a token. Where the engine reports usage it counts: continuous usage is a running total per choice and
+prompt (so vLLM and SGLang send it), usage beside several choices or none a total over all. Where it does not, a chunk
+with content counts as one token until the final usage corrects it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,15 @@ def to_json(value: Chunk) -> bytes:
 
 
 class Meter:
-    """`produced` output tokens seen so far; `input_tokens` (None: not reported yet) and `cached_tokens` of them."""
+    """`produced` output tokens seen so far; `input_tokens` (None: not reported yet) and `cached_tokens` of them.
 
-    __slots__ = ("_by_choice", "_open", "cached_tokens", "finished", "input_tokens", "produced")
+    `prompts`: how many the request carries. Of several, the input is known only from a total over all.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_by_choice", "_open", "_prompts", "cached_tokens", "finished", "input_tokens", "produced")
+
+    def __init__(self, prompts: int = 1) -> None:
+        self._prompts = prompts
         self.produced = 0
         self.input_tokens: int | None = None
         self.cached_tokens = 0
@@ -56,15 +60,14 @@ class Meter:
     def _count(self, chunk: Chunk) -> None:
         usage = chunk.get("usage")
         choices = chunk.get("choices") or ()
-        if usage:
+        total = len(choices) != 1
+        if usage and (total or self._prompts == 1):
             self._read_input(usage)
-        if not choices:
-            if usage:
-                self.produced = max(self.produced, _whole(usage.get("completion_tokens")))
-            return
-        reported = _whole(usage.get("completion_tokens")) if usage and len(choices) == 1 else 0
+        reported = _whole(usage.get("completion_tokens")) if usage else 0
         for choice in choices:
-            self._count_choice(choice, reported)
+            self._count_choice(choice, 0 if total else reported)
+        if total:
+            self.produced = max(self.produced, reported)
 
     def _count_choice(self, choice: Chunk, reported: int) -> None:
         index = choice.get("index") or 0

@@ -101,7 +101,7 @@ class LocalPool:
         return await self._turns[ticket]
 
     def charge(self, ticket: Ticket, produced: int) -> None:
-        self.scheduler.charge(ticket, produced)
+        self.scheduler.charge(ticket, produced, self._clock())
 
     def correct(self, ticket: Ticket, input_tokens: int, cached_tokens: int) -> None:
         self.scheduler.correct(ticket, input_tokens, cached_tokens)
@@ -199,8 +199,9 @@ class LocalPool:
 
     def _dispatch(self) -> None:
         self._woken = None
-        while (grant := self.scheduler.pick()) is not None:
-            self._drain_rate.dispatched(self._clock())
+        now = self._clock()
+        while (grant := self.scheduler.pick(now)) is not None:
+            self._drain_rate.dispatched(now)
             _resolve(self._turns[grant.ticket], grant)
 
     def _refuse_the_too_large(self) -> None:

@@ -15,8 +15,8 @@ MOST_WHOLE_BYTES = 2**20
 class EventStream:
     """Batches of (parsed chunk, its bytes), one batch per read from the engine; `meter` has counted what came out."""
 
-    def __init__(self, answer: Answer) -> None:
-        self.meter = Meter()
+    def __init__(self, answer: Answer, prompts: int = 1) -> None:
+        self.meter = Meter(prompts)
         self._answer = answer
         self._parser = SseParser()
         self._error: UpstreamError | None = None

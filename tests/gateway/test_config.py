@@ -58,6 +58,7 @@ def test_a_good_file_is_read_and_frozen(tmp_path: Path) -> None:
         ("tenants.0.id", "a b", "tenants[0].id: found 'a b'; expected: "),
         ("listen", {"port": 99999}, "listen.port: found 99999; expected: less than or equal to 65535"),
         ("colour", "red", "colour: unknown key; expected one of listen, pools, tenants"),
+        ("groups", [{"id": "acme"}], "groups[].id: acme has no tenants in it; expected one of: none"),
         ("pools.main.models", ["m", "m"], "m stands there more than once"),
         ("tenants", [GOOD["tenants"][0], {"id": "b", "keys_sha256": ["0" * 64]}], "tenants[].keys_sha256: "),
     ],

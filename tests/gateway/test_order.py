@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 import pytest
 
 from .conftest import House, MakeHouse, chat, tenant, until
 from .engine import Engine
 
+KEYS_OF_TWO = {"a": "key-a", "b": "key-b"}
 
-async def order_served(house: House, arrivals: str) -> str:
+
+async def order_served(house: House, arrivals: str, keys: Mapping[str, str] = KEYS_OF_TWO) -> str:
     """Let all of `arrivals` (a tenant each) queue behind a held request of tenant a; who was served, in order."""
     calls = [asyncio.ensure_future(house.post(chat(user="a")).__aenter__())]
     await house.engine.until(lambda: house.engine.active == 1)
     for count, name in enumerate(arrivals, start=1):
-        calls.append(asyncio.ensure_future(house.post(chat(user=name), key=f"key-{name}").__aenter__()))
+        calls.append(asyncio.ensure_future(house.post(chat(user=name), key=keys[name]).__aenter__()))
         await until(lambda count=count: house.pool.scheduler.queue_length() == count)
         house.pool.scheduler.check_integrity()
         snapshot = house.pool.scheduler.snapshot()
@@ -44,6 +47,23 @@ async def test_vtc_serves_by_weight(make_house: MakeHouse) -> None:
     house = await make_house(
         Engine(hold_before=0), worker={"slots": 1}, tenants=[tenant("a", weight=3.0), tenant("b", weight=1.0)]
     )
+    order = await order_served(house, "b" * 8 + "a" * 8)
+    assert order[:8].count("a") == 6
+
+
+async def test_a_tree_of_shares_serves_groups_before_their_members(make_house: MakeHouse) -> None:
+    """`org` has two busy tenants and weight 1, `b` is alone and has weight 1: half for `b`, a quarter for each."""
+    tenants = [tenant("a") | {"id": "org/a"}, tenant("limited") | {"id": "org/c"}, tenant("b")]
+    house = await make_house(Engine(hold_before=0), worker={"slots": 1}, tenants=tenants)
+    order = await order_served(house, "a" * 6 + "c" * 6 + "b" * 12, {"a": "key-a", "c": "key-l", "b": "key-b"})
+    half = order[:12]
+    assert (half.count("b"), half.count("a"), half.count("c")) in {(6, 3, 3), (7, 3, 2), (7, 2, 3), (6, 2, 4)}
+
+
+async def test_a_group_has_a_weight(make_house: MakeHouse) -> None:
+    tenants = [tenant("a") | {"id": "org/a"}, tenant("b")]
+    groups = [{"id": "org", "weight": 3.0}]
+    house = await make_house(Engine(hold_before=0), worker={"slots": 1}, tenants=tenants, groups=groups)
     order = await order_served(house, "b" * 8 + "a" * 8)
     assert order[:8].count("a") == 6
 

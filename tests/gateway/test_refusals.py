@@ -135,6 +135,24 @@ async def test_413_by_length_and_by_what_arrives(make_house: MakeHouse) -> None:
         assert response.status == 413
 
 
+async def test_429_what_cannot_start_in_time(make_house: MakeHouse) -> None:
+    """After three turns a hundred seconds apart, a request behind another cannot meet an objective of one second."""
+    house = await make_house(Engine(hold_before=0), worker={"slots": 1}, pool={"ttft_objective_s": 1.0})
+    held = [asyncio.ensure_future(house.post(chat()).__aenter__())]
+    await house.engine.until(lambda: house.engine.active == 1)
+    held.append(asyncio.ensure_future(house.post(chat()).__aenter__()))
+    await until(lambda: house.pool.scheduler.queue_length("a") == 1)
+    objective = house.pool.scheduler.objective
+    assert objective is not None
+    objective.interval_s = 100.0
+    comes_back(await refused(house, 429, "ttft_objective", "rate_limit_error", chat()))
+    assert objective.turned_away == 1
+    objective.interval_s = 0.0
+    house.engine.go.set()
+    for response in await asyncio.gather(*held):
+        await response.read()
+
+
 async def test_429_tenant_and_pool_queue(make_house: MakeHouse) -> None:
     house = await make_house(
         Engine(hold_before=0),

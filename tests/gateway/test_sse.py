@@ -141,6 +141,22 @@ def test_a_chunk_is_not_a_token() -> None:
     assert meter.produced == 7
 
 
+def test_of_several_prompts_the_input_is_known_from_a_total_only() -> None:
+    meter = Meter(prompts=2)
+    meter.read(chunk(0, "x", 1))
+    meter.read(chunk(1, "y", 2))
+    assert (meter.produced, meter.input_tokens) == (3, None)
+    meter.read(b'{"choices":[],"usage":{"prompt_tokens":21,"completion_tokens":3}}')
+    assert (meter.produced, meter.input_tokens) == (3, 21)
+
+
+def test_usage_beside_several_choices_is_a_total() -> None:
+    meter = Meter()
+    choices = ",".join(f'{{"index":{i},"delta":{{"content":"several words"}},"finish_reason":"stop"}}' for i in (0, 1))
+    meter.read(f'{{"choices":[{choices}],"usage":{{"prompt_tokens":9,"completion_tokens":14}}}}'.encode())
+    assert (meter.produced, meter.input_tokens, meter.complete()) == (14, 9, True)
+
+
 @pytest.mark.parametrize(
     ("event", "kind"),
     [
