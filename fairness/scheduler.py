@@ -12,10 +12,10 @@ Bound
     Let M be the KV tokens of the pool and U the most that one tenant's service can rise, and another's fall, between
     two of its turns: the input of its last dispatch and all output of what is in flight, which together fit the room.
     For weighted tokens U = w_q M + max(0, w_p - w_q) L_in (`CostFunction.most_rise`). Then
-        max c - min c over tenants that wait                           <= U / min w        (paper, lemma 4.3)
-        |W_f / w_f - W_g / w_g| while f and g both wait throughout     <= 2 U / min w      (paper, theorem 4.4)
-        W_f >= W_g - 4 U  for f that waits throughout, against any g                       (paper, theorem 4.9)
-    and no work-conserving scheduler without preemption can promise less than w_q M (paper, theorem 4.8).
+        max c - min c over tenants that wait                           <= U / min w        (paper, section 4)
+        |W_f / w_f - W_g / w_g| while f and g both wait throughout     <= 2 U / min w      (paper, section 4)
+        W_f >= W_g - 4 U  for f that waits throughout, against any g                       (paper, section 4)
+    and no work-conserving scheduler without preemption can promise less than w_q M (paper, section 4).
     Why the first: at f's last turn c_f <= c_g, or g was lifted later to no less; since then f rose, and g fell, by no
     more than tickets in flight at that turn can still be charged or refunded, and those fit the room together.
 

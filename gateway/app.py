@@ -95,12 +95,11 @@ def build(config: GatewayConfig) -> Gateway:
 
 
 def _pool(name: str, config: PoolConfig, gateway: GatewayConfig, clock: Callable[[], float]) -> LocalPool:
-    room = HealthyRoom(
-        [
-            Worker(worker.url, worker.slots or FALLBACK_SLOTS, worker.kv_tokens or FALLBACK_KV_TOKENS, healthy=False)
-            for worker in config.workers
-        ]
-    )
+    workers = [
+        Worker(worker.url, worker.slots or FALLBACK_SLOTS, worker.kv_tokens or FALLBACK_KV_TOKENS, healthy=False)
+        for worker in config.workers
+    ]
+    room = HealthyRoom(workers, dict.fromkeys((worker.id for worker in workers), config.adapters_at_once()))
     weights = gateway.weights()
     scheduler = Scheduler(
         parse_policy(config.policy),
@@ -109,6 +108,8 @@ def _pool(name: str, config: PoolConfig, gateway: GatewayConfig, clock: Callable
         weights=weights,
         default_weight=min(weights.values()),
         predictor=parse_predictor(config.predict),
+        residency=room if config.adapter_slots else None,
+        adapter_load=config.adapter_load,
         auditor=Auditor(_alarm(name), clock),
         objective=Objective(config.ttft_objective_s) if config.ttft_objective_s else None,
         max_waiting=config.queue.max_requests,

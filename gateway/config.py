@@ -84,7 +84,9 @@ class PoolConfig(_Section):
 
     `predict`: output tokens reserved ahead: `none`, `max_tokens`, `ewma`, `mean:8` (of the tenant's last 8 outputs) or
     `quantile:0.9` (of its last 20). `ttft_objective_s`: turn away at once (429) what is not expected to have its first
-    token within so many seconds.
+    token within so many seconds. `adapter_slots`: adapters that each worker can have in use at once (vLLM's
+    `--max-loras`); a head that lacks only such a slot may then be passed within the slack of `vtc:slack=S`.
+    `adapter_load`: service charged for bringing an adapter in.
     """
 
     models: Annotated[list[Name], Field(min_length=1)]
@@ -95,14 +97,21 @@ class PoolConfig(_Section):
     predict: Annotated[str, AfterValidator(_predict)] = "none"
     default_max_tokens: Positive = 512
     ttft_objective_s: Seconds | None = None
+    adapter_slots: Positive | None = None
+    adapter_load: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     queue: QueueConfig = QueueConfig()
+
+    def adapters_at_once(self) -> int:
+        """Adapters that each worker can have in use: all, unless the file says how many."""
+        return self.adapter_slots or max(1, len(self.adapters))
 
     def served(self) -> list[str]:
         return [*self.models, *self.adapters]
 
 
 class TenantConfig(_Section):
-    """`max_queued` overrides the pool's bound for this tenant; `rpm` limits accepted requests in any 60 seconds."""
+    """`max_queued` overrides the pool's bound for this tenant; `rpm` limits accepted requests in any 60 seconds.
+    `priority`: its class in pools whose policy is `priority:AGING`, 0 the first."""
 
     id: Name
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
@@ -110,6 +119,7 @@ class TenantConfig(_Section):
     models: list[Name] | Literal["all"] = "all"
     max_queued: Positive | None = None
     rpm: Positive | None = None
+    priority: Annotated[int, Field(ge=0)] = 0
 
     def may_use(self, model: str) -> bool:
         return self.models == "all" or model in self.models

@@ -126,6 +126,7 @@ class HotPath:
             ask.max_tokens or route.config.default_max_tokens * ask.choices,
             deadline=self._clock() + route.config.queue.timeout_s,
             adapter=route.adapter,
+            priority=tenant.priority,
         )
         return Job(tenant, ask, route, ticket, record)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from fairness import Capacity, Ticket, WorkerRoom
+from fairness import AdapterRoom, Capacity, Ticket
 
 
-class HealthyRoom(WorkerRoom):
+class HealthyRoom(AdapterRoom):
     """What is reserved for a ticket never exceeds the largest *healthy* worker, or the head could block the pool
     until another is back. With no worker healthy the largest of all counts: nothing is dispatched then anyway."""
 

@@ -238,7 +238,7 @@ def simulate(
 def service_bound(
     cost: CostFunction, engine: EngineConfig, weights: Mapping[str, float], tenants: Iterable[str]
 ) -> float:
-    """2U / min(w) over the tenants of the workload (OSDI'24, theorem 4.4), in service units over weight. M is the
+    """2U / min(w) over the tenants of the workload (OSDI'24, section 4), in service units over weight. M is the
     pool; `loadgen.engine` says what that leaves out."""
     pool = engine.pool_tokens
     return 2 * cost.most_rise(pool, pool, pool) / min(weights.get(tenant, 1.0) for tenant in tenants)

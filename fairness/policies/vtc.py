@@ -1,4 +1,4 @@
-"""Virtual Token Counter: the tenant that has received the least service is next (OSDI'24, algorithm 2)."""
+"""Virtual Token Counter: the tenant that has received the least service is next (OSDI'24, section 4)."""
 
 from __future__ import annotations
 

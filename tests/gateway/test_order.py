@@ -68,6 +68,39 @@ async def test_a_group_has_a_weight(make_house: MakeHouse) -> None:
     assert order[:8].count("a") == 6
 
 
+async def test_classes_go_first(make_house: MakeHouse) -> None:
+    tenants = [tenant("a", priority=1), tenant("b", priority=0)]
+    house = await make_house(
+        Engine(hold_before=0), worker={"slots": 1}, pool={"policy": "priority:100"}, tenants=tenants
+    )
+    assert await order_served(house, "aaabbb") == "bbbaaa"
+
+
+@pytest.mark.parametrize(("policy", "passed"), [("vtc:slack=1000", True), ("vtc", False)])
+async def test_a_head_that_lacks_an_adapter_slot_is_passed_within_the_slack_only(
+    make_house: MakeHouse, policy: str, passed: bool
+) -> None:
+    house = await make_house(
+        Engine(hold_before=0), worker={"slots": 2}, pool={"policy": policy, "adapters": ["x", "y"], "adapter_slots": 1}
+    )
+    calls = []
+
+    async def post(model: str, key: str, waiting: int) -> None:
+        calls.append(asyncio.ensure_future(house.post(chat(model=model), key=key).__aenter__()))
+        await until(
+            lambda: (house.engine.active, house.pool.scheduler.queue_length()) == (len(calls) - waiting, waiting)
+        )
+
+    await post("x", "key-a", 0)
+    await post("y", "key-a", 1)
+    await post("x", "key-b", 1 if passed else 2)
+    house.pool.scheduler.check_integrity()
+    house.engine.go.set()
+    for response in await asyncio.gather(*calls):
+        assert response.status == 200
+        await response.read()
+
+
 @pytest.mark.parametrize("policy", ["fcfs"])
 async def test_the_control_breaks_it(make_house: MakeHouse, policy: str) -> None:
     house = await make_house(Engine(hold_before=0), worker={"slots": 1}, pool={"policy": policy})
