@@ -114,3 +114,7 @@ def matmul_rate(clock: GraphClock, size: int = 8192) -> float:
     """Floating-point operations per second of a large bf16 product."""
     a = torch.randn((size, size), device="cuda").bfloat16()
     return 2 * size**3 / clock(lambda: a @ a)
+
+
+if __name__ == "__main__":  # where only torch is installed: python -m kernels.bench DIR
+    raise SystemExit(main(Path(sys.argv[1] if len(sys.argv) > 1 else "out/kernels")))
