@@ -26,6 +26,12 @@ app = typer.Typer(
 )
 app.add_typer(bench_app, name="bench")
 
+Model = Annotated[str, typer.Option(help="smollm2, gemma3-270m, or a local Hugging Face folder.")]
+TimeScale = Annotated[float, typer.Option(help="Above 1 stretches the arrivals, below 1 squeezes them.")]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the results to this file.")]
+WorkloadName = Annotated[
+    str, typer.Option(help="Name of a workload (`fairgate workloads` lists them) or a trace file.")
+]
 Policies = Annotated[
     str,
     typer.Option(
@@ -46,7 +52,7 @@ def out_of(spec: str) -> list[str]:
 @app.command()
 def serve(
     port: Annotated[int, typer.Option(help="Port of the endpoint on 127.0.0.1.")] = 8080,
-    model: Annotated[str, typer.Option(help="smollm2, gemma3-270m, or a local Hugging Face folder.")] = "smollm2",
+    model: Model = "smollm2",
 ) -> None:
     """Serve a real model to three demo tenants through the fair queue. Ctrl-C ends it.
 
@@ -72,7 +78,7 @@ def gateway(config: Annotated[Path, typer.Option(help="The gateway's configurati
 
 @app.command()
 def worker(
-    model: Annotated[str, typer.Option(help="smollm2, gemma3-270m, or a local Hugging Face folder.")] = "smollm2",
+    model: Model = "smollm2",
     served_name: Annotated[str, typer.Option(help="The model name that clients ask for; the model's own.")] = "",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0: any free one.")] = 8100,
@@ -84,7 +90,7 @@ def worker(
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Make outputs independent of what shares the batch; slower.")
     ] = False,
-    threads: Annotated[int, typer.Option(help="Compute threads; 0: one per core.")] = 0,
+    threads: Annotated[int, typer.Option(help="Compute threads; 0: one per core, less one for HTTP.")] = 0,
 ) -> None:
     """Run a worker alone: an OpenAI-compatible engine with continuous batching and LoRA adapters."""
     try:
@@ -119,9 +125,7 @@ def worker(
 
 @app.command()
 def simulate(
-    workload: Annotated[
-        str, typer.Option(help="Name of a workload (`fairgate workloads` lists them) or a trace file.")
-    ],
+    workload: WorkloadName,
     policy: Policies = "vtc,fcfs,lcf,rpm:20",
     weights: Annotated[
         Path | None, typer.Option(help="Tenant weights: YAML, JSON or CSV (header tenant,weight).")
@@ -138,9 +142,9 @@ def simulate(
             "decode_ms_per_seq, pool_tokens, max_running."
         ),
     ] = "a10g-7b",
-    time_scale: Annotated[float, typer.Option(help="Above 1 stretches the arrivals, below 1 squeezes them.")] = 1.0,
+    time_scale: TimeScale = 1.0,
     seed: Annotated[int, typer.Option(help="Jitters arrivals by up to 50 ms; 0: none.")] = 0,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the results to this file.")] = None,
+    json_file: JsonFile = None,
     out: Annotated[Path | None, typer.Option(help="Write a report with pictures to this folder.")] = None,
 ) -> None:
     """Run a workload through the production scheduler in front of a simulated engine."""
@@ -185,16 +189,14 @@ def workloads() -> None:
 
 @app.command()
 def load(
-    workload: Annotated[
-        str, typer.Option(help="Name of a workload (`fairgate workloads` lists them) or a trace file.")
-    ],
+    workload: WorkloadName,
     key: Annotated[list[str], typer.Option(help="A tenant of the workload and its API key, TENANT=KEY. Repeatable.")],
     url: Annotated[str, typer.Option(help="The endpoint.")] = "http://127.0.0.1:8080",
     model: Annotated[str, typer.Option(help="The model to ask for where the workload names none.")] = "smollm2",
     seconds: Annotated[float, typer.Option(help="Send only what arrives in the first seconds; 0: all of it.")] = 0.0,
-    time_scale: Annotated[float, typer.Option(help="Above 1 stretches the arrivals, below 1 squeezes them.")] = 1.0,
+    time_scale: TimeScale = 1.0,
     drain: Annotated[float, typer.Option(help="Seconds to wait for what runs after the last arrival.")] = 60.0,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the results to this file.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Send a workload over HTTP to a running endpoint, each request at its time, and measure what comes back."""
     from fairgate.live import send_workload

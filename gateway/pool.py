@@ -123,7 +123,7 @@ class LocalPool:
     def requeue(self, ticket: Ticket) -> None:
         self.scheduler.requeue(ticket)
         self._await_turn(ticket)
-        self._refuse_the_too_large()
+        self._refuse_if_too_large(ticket)
 
     def overflowed(self, worker: str) -> None:
         hold = self._limits[worker].overflowed(self._room.workers[worker].running - 1)
@@ -206,10 +206,13 @@ class LocalPool:
 
     def _refuse_the_too_large(self) -> None:
         """What no healthy worker can ever take would block all others as soon as it is the head."""
-        for ticket, turn in list(self._turns.items()):
-            if ticket.state is State.WAITING and self._room.must_wait_for_another(ticket):
-                self.scheduler.cancel(ticket)
-                _resolve(turn, TOO_LARGE_NOW)
+        for ticket in list(self._turns):
+            self._refuse_if_too_large(ticket)
+
+    def _refuse_if_too_large(self, ticket: Ticket) -> None:
+        if ticket.state is State.WAITING and self._room.must_wait_for_another(ticket):
+            self.scheduler.cancel(ticket)
+            _resolve(self._turns[ticket], TOO_LARGE_NOW)
 
     def _set_timer(self, when: float) -> None:
         if self._timer is not None:
