@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -22,16 +22,20 @@ class ProcessError(Exception):
     """A program did not start, or ended by itself. The message is for the user."""
 
 
-class Program:
-    """One `fairgate` command running beside this process, out of reach of the terminal's Ctrl-C."""
+FAIRGATE = (sys.executable, "-m", "fairgate")
 
-    def __init__(self, name: str, *arguments: str, log: Path | None = None) -> None:
+
+class Program:
+    """One command, of `fairgate` by default, running beside this process, out of reach of the terminal's Ctrl-C."""
+
+    def __init__(self, name: str, *arguments: str, log: Path | None = None, command: Sequence[str] = FAIRGATE) -> None:
         self.name = name
         self.log = log
-        command = [sys.executable, "-m", "fairgate", *arguments]
         output = log.open("ab") if log else None
         try:
-            self.process = subprocess.Popen(command, start_new_session=True, stdout=output, stderr=output)
+            self.process = subprocess.Popen(
+                [*command, *arguments], start_new_session=True, stdout=output, stderr=output
+            )
         finally:
             if output:
                 output.close()
@@ -76,9 +80,11 @@ class Program:
 
 
 @contextmanager
-def running(name: str, *arguments: str, log: Path | None = None) -> Iterator[Program]:
+def running(
+    name: str, *arguments: str, log: Path | None = None, command: Sequence[str] = FAIRGATE
+) -> Iterator[Program]:
     """A program that is stopped on the way out, however that is taken."""
-    program = Program(name, *arguments, log=log)
+    program = Program(name, *arguments, log=log, command=command)
     try:
         yield program
     finally:
