@@ -31,8 +31,12 @@ def measure(policy: str, record: LoadRecord, cost: CostFunction, weights: Mappin
     log = ServiceLog()
     for exchange in record.exchanges:
         _log(exchange, cost, log)
-    requests = [_request(i, exchange) for i, exchange in enumerate(record.exchanges)]
-    return summarise(policy, requests, log, cost, weights)
+    return summarise(policy, request_records(record), log, cost, weights)
+
+
+def request_records(record: LoadRecord) -> list[RequestRecord]:
+    """The requests of a live run as those of any run; each one's id is its place in the order of arrival, from 0."""
+    return [_request(i, exchange) for i, exchange in enumerate(record.exchanges)]
 
 
 def _log(exchange: Exchange, cost: CostFunction, log: ServiceLog) -> None:

@@ -19,8 +19,10 @@ class Ending(StrEnum):
 
 @dataclass(slots=True)
 class Exchange:
-    """One request and its answer.
+    """One request and its answer. The first ending that `end` is told is the one that counts.
 
+    `request_id` was sent as x-request-id, to the address `gateway`. An answer that obeys the protocol has one terminal
+    marker: one [DONE] (`done_markers`), or one error event in its stream (`error_events`).
     `arrival_s` is when it was due, `sent_s` when it really left; all waiting is counted from `arrival_s`.
     Token i of the list `counts` had been produced when `times_s[i]` came: pairs (time, output tokens so far).
     """
@@ -39,6 +41,11 @@ class Exchange:
     input_tokens: int = 0
     times_s: array[float] = field(default_factory=lambda: array("d"))
     counts: array[int] = field(default_factory=lambda: array("l"))
+    request_id: str = ""
+    gateway: str = ""
+    done_markers: int = 0
+    error_events: int = 0
+    ended: bool = False
 
     @property
     def output_tokens(self) -> int:
@@ -67,7 +74,8 @@ class Exchange:
         return self.first_token_s
 
     def end(self, now: float, ending: Ending, code: str = "") -> None:
-        self.end_s, self.ending, self.code = now, ending, code
+        if not self.ended:
+            self.ended, self.end_s, self.ending, self.code = True, now, ending, code
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +83,13 @@ class LoadRecord:
     """A whole run against one target, requests in order of arrival.
 
     `lateness_s` is the most any request left after it was due: the load was open-loop if that is small.
+    `started_at` is the zero of its times, in seconds of Unix time.
     """
 
     exchanges: Sequence[Exchange]
     duration_s: float
     lateness_s: float
+    started_at: float = 0.0
 
     def endings(self) -> Mapping[Ending, int]:
         return {ending: sum(e.ending is ending for e in self.exchanges) for ending in Ending}

@@ -1,4 +1,4 @@
-"""The OpenAI chat protocol as the client speaks it: request bodies out, events and errors in. No sockets here."""
+"""The OpenAI protocol as the client speaks it: request bodies out, events and errors in. No sockets here."""
 
 from __future__ import annotations
 
@@ -8,12 +8,21 @@ from typing import Any
 
 from loadgen.record import Exchange
 
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+PATHS = (CHAT, COMPLETIONS)
 
-def chat_body(exchange: Exchange, prompt: str) -> dict[str, object]:
-    """A greedy streaming chat of an exact length; the usage in every chunk says how many tokens it really holds."""
+
+def request_body(path: str, exchange: Exchange, prompt: str) -> dict[str, object]:
+    """A greedy streaming request of an exact length; the usage in every chunk says how many tokens it really holds.
+
+    `user` tells an engine behind a gateway whom it serves.
+    """
+    asked = {"prompt": prompt} if path == COMPLETIONS else {"messages": [{"role": "user", "content": prompt}]}
     return {
         "model": exchange.model,
-        "messages": [{"role": "user", "content": prompt}],
+        **asked,
+        "user": exchange.tenant,
         "max_tokens": exchange.wanted_output_tokens,
         "ignore_eos": True,
         "temperature": 0,
@@ -30,6 +39,7 @@ def note_event(exchange: Exchange, payload: bytes, now: float) -> str | None:
     try:
         event = json.loads(payload)
         if "error" in event:
+            exchange.error_events += 1
             return _code(event)
         _count(exchange, event, now)
     except (ValueError, TypeError, AttributeError):
@@ -50,7 +60,7 @@ def _count(exchange: Exchange, event: Mapping[str, Any], now: float) -> None:
 
 
 def _has_text(choice: Mapping[str, Any]) -> bool:
-    return bool(choice.get("delta", {}).get("content"))
+    return bool(choice.get("text") or choice.get("delta", {}).get("content"))
 
 
 def error_code(body: bytes) -> str:

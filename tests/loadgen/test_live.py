@@ -242,7 +242,7 @@ async def test_a_server_that_dies_mid_stream(serve) -> None:
 
     _, server = await serve(die)
     record = await run_load(target(server), [due()])
-    only(record, Ending.FAILED, "disconnected")
+    only(record, Ending.FAILED, "cut")
 
 
 async def test_a_server_that_died_before_the_load(serve) -> None:
