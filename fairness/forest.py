@@ -31,13 +31,14 @@ class Forest:
     def weight(self, path: str) -> float:
         return self._weights.get(path, self._default_weight)
 
-    def set_weight(self, path: str, weight: float) -> list[Share]:
-        """Returns the shares that it concerns now."""
+    def set_weight(self, path: str, weight: float) -> None:
         _check_weight(weight)
         self._weights[path] = weight
         self.least_weight = min(self.least_weight, weight)
-        found = [self.find(root, name) for root in self._classes.values() for name in (path, path + "/")]
-        return [share for share in found if share is not None]
+        for root in self._classes.values():
+            for share in (self.find(root, path), self.find(root, path + "/")):
+                if share is not None:
+                    share.weight = weight
 
     # -- the trees ---------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fairness.cost import CostFunction
 from fairness.forest import Forest
-from fairness.shares import Group, Share, Tenant
+from fairness.shares import Group, Share, Tenant, milli
 from fairness.ticket import LawError, Ticket
 
 
@@ -39,7 +39,8 @@ def _check_share(share: Share, cost: CostFunction) -> None:
     for ticket in share.running:
         (account,) = (account for account in ticket.accounts if account.share is share)
         produced = max(ticket.predicted, ticket.produced)
-        due = account.due(cost.service(ticket.input_tokens, produced, ticket.cached_tokens) + ticket.load)
+        service = cost.service(ticket.input_tokens, produced, ticket.cached_tokens) + ticket.load
+        due = milli(service, account.weight)
         _hold(account.charged == due, f"{ticket.id}: {share.path} is charged {account.charged}, due {due}")
         charged += account.charged
     _hold(share.counter == share.base + charged, f"{share.path}: its counter is not lifts plus charges")

@@ -8,7 +8,7 @@ from itertools import count
 from fairness.cost import CostFunction
 from fairness.exposure import Exposure
 from fairness.room import Room
-from fairness.shares import MILLI, Account, Group, Share, Tenant
+from fairness.shares import Account, Group, Share, Tenant, milli
 from fairness.ticket import Ticket
 
 
@@ -67,10 +67,9 @@ class Ledger:
                 share.overrun += unreserved
                 if share.overrun > self._exposure.overrun:
                     self._exposure.overrun = share.overrun
-            due = int(service * MILLI / account.weight + 0.5) if account.weight else account.due(service)
-            rise = due - account.charged
+            rise = milli(service, account.weight) - account.charged
             if rise:
-                account.charged = due
+                account.charged += rise
                 share.move(rise)
 
     def close(self, root: Group, ticket: Ticket) -> None:
@@ -100,14 +99,6 @@ class Ledger:
             account.share.move(-account.charged)
         ticket.produced = ticket.predicted = ticket.cached_tokens = 0
         ticket.worker, ticket.load, ticket.accounts = "", 0.0, ()
-
-    def reweigh(self, share: Share, weight: float) -> None:
-        """Service from now on is priced at `weight`."""
-        share.weight = weight
-        for ticket in share.running:
-            produced = max(ticket.predicted, ticket.produced)
-            service = self._cost.service(ticket.input_tokens, produced, ticket.cached_tokens) + ticket.load
-            next(account for account in ticket.accounts if account.share is share).reprice(service, weight)
 
     # -- what the bound is made of -----------------------------------------------------------------------------
 

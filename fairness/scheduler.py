@@ -49,6 +49,8 @@ Differences to the paper and its artifact
        within the slack, and the next slot that frees is kept for it.
     9. Strict classes by `Ticket.priority` on top (`policies.priority`): each is a fair queue of its own, and the
        bound holds within each.
+   10. A weight that changes prices what is dispatched from then on. A ticket keeps its weights to its end: a refund
+       goes back at the price it was charged at, and a machine elsewhere (shared state) prices each ticket once.
 
 Every operation is O(log n) in tenants that wait, except `requeue`, O(queue of the tenant), and what says otherwise.
 `charge` does not touch the heap at all: a key that only rose is found stale, and moved, when it reaches the top.
@@ -229,10 +231,9 @@ class Scheduler:
         return self._forest.weight(path)
 
     def set_weight(self, path: str, weight: float) -> None:
-        """The weight of a tenant or a group from now on: what has been charged stays, and a refund goes back at the
-        weight it was charged at. Raises ValueError for a weight that is not positive."""
-        for share in self._forest.set_weight(path, weight):
-            self._ledger.reweigh(share, weight)
+        """The weight of a tenant or a group for what is dispatched from now on; what runs keeps the weight that it was
+        dispatched at. Raises ValueError for a weight that is not positive."""
+        self._forest.set_weight(path, weight)
 
     def bound(self) -> float:
         """The most that the counters of two siblings that wait can differ, in service units / weight: U / min w, and

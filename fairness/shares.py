@@ -17,6 +17,12 @@ from fairness.ticket import LawError, State, Ticket
 
 MILLI = 1000  # counter units in one unit of service at weight 1
 
+
+def milli(service: float, weight: float) -> int:
+    """Counter units for the whole `service` of a ticket: rounded once, so that whoever counts agrees to the unit."""
+    return int(service * MILLI / weight + 0.5)
+
+
 Entry = tuple[int, int, "Share"]  # (counter in quanta, who comes first among equals, member)
 
 
@@ -238,24 +244,6 @@ class Account:
     """What one member has been charged for one ticket in flight."""
 
     share: Share
-    weight: float  # 0: it changed while the ticket ran, see `prices`
+    weight: float  # the member's when the ticket was dispatched: what it is charged, and refunded, is priced at that
     charged: int = 0
-    prices: list[tuple[float, float]] | None = None  # (service already measured, weight from there on), oldest first
     turn: int = 0  # a group's turn before this ticket took it
-
-    def reprice(self, service: float, weight: float) -> None:
-        """Service from `service` units on is priced at `weight`."""
-        if self.prices is None:
-            self.prices = [(0.0, self.weight)]
-            self.weight = 0.0
-        self.prices.append((service, weight))
-
-    def due(self, service: float) -> int:
-        """Counter units for `service` measured units: each part at the weight that was in force when it was reached."""
-        if self.prices is None:
-            return int(service * MILLI / self.weight + 0.5)
-        ends = [*(start for start, _ in self.prices[1:]), service]
-        total = 0.0
-        for (start, weight), end in zip(self.prices, ends, strict=True):
-            total += max(0.0, min(service, end) - start) / weight
-        return int(total * MILLI + 0.5)

@@ -27,7 +27,7 @@ class Job:
     predicted: int = 0
     waiting: bool = True
     paid: dict[str, int] = field(default_factory=dict)  # by level
-    weights: dict[str, list[tuple[float, float]]] = field(default_factory=dict)  # (service when in force, weight)
+    weights: dict[str, float] = field(default_factory=dict)  # by level, when it was dispatched
     turns: dict[str, int] = field(default_factory=dict)  # what the groups' turns were before its dispatch
 
 
@@ -79,7 +79,7 @@ class Reference:
         job.waiting = False
         job.predicted = predicted
         for path in reversed(levels(job.tenant)):
-            job.weights[path] = [(0.0, self.weight(path))]
+            job.weights[path] = self.weight(path)
             job.paid[path] = 0
             if path != job.tenant:
                 job.turns[path] = self.turns[path]
@@ -120,10 +120,6 @@ class Reference:
 
     def set_weight(self, path: str, weight: float) -> None:
         self.weights[path] = weight
-        for job in self.jobs.values():
-            for level in levels(job.tenant):
-                if level.removesuffix("/") == path and not job.waiting:
-                    job.weights[level].append((self._service(job), weight))
 
     # -- what they stand on ------------------------------------------------------------------------------------
 
@@ -186,13 +182,6 @@ def below(tenant: str, path: str) -> bool:
     return tenant == path or not path or (path.endswith("/") and tenant.startswith(path))
 
 
-def price(service: float, weights: list[tuple[float, float]]) -> int:
-    """Service over weight in thousandths, rounded once: each part at the weight in force when it was received."""
-    if len(weights) == 1:
-        return int(service * MILLI / weights[0][1] + 0.5)
-    ends = [start for start, _ in weights[1:]] + [float("inf")]
-    parts = [max(0.0, min(service, end) - start) / weight for (start, weight), end in zip(weights, ends, strict=True)]
-    total = 0.0
-    for part in parts:
-        total += part
-    return int(total * MILLI + 0.5)
+def price(service: float, weight: float) -> int:
+    """Service over weight in thousandths, rounded once."""
+    return int(service * MILLI / weight + 0.5)

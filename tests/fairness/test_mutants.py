@@ -10,6 +10,7 @@ import pytest
 
 from fairness import LawError, Scheduler, Ticket
 from fairness.exposure import Exposure
+from fairness.forest import Forest
 from fairness.ledger import Ledger
 from fairness.shares import Group, Share
 
@@ -101,12 +102,20 @@ def round_each_charge(self: Ledger, ticket: Ticket, produced: int, growth: int =
         account.share.counter -= off
 
 
+def reprice_what_runs(self: Forest, path: str, weight: float) -> None:
+    true_set_weight(self, path, weight)
+    for share in self.shares():
+        for ticket in share.running:
+            next(account for account in ticket.accounts if account.share is share).weight = share.weight
+
+
 def reserve_no_prediction(self: Exposure, ticket: Ticket, capacity: Any) -> None:
     self.held += ticket.input_tokens + ticket.predicted
 
 
 true_finish, true_requeue = Scheduler.finish, Scheduler.requeue
 true_close, true_settle = Ledger.close, Ledger.settle
+true_set_weight = Forest.set_weight
 
 MUTANTS: list[Patch] = [
     (Group, "lift", lift_dropped),
@@ -120,6 +129,7 @@ MUTANTS: list[Patch] = [
     (Scheduler, "requeue", requeue_at_the_end),
     (Ledger, "settle", count_no_overrun),
     (Ledger, "settle", round_each_charge),
+    (Forest, "set_weight", reprice_what_runs),
     (Exposure, "dispatched", reserve_no_prediction),
 ]
 

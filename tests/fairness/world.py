@@ -115,6 +115,7 @@ class World:
         self.reference = s.reference(s.cost, weights)
         self.received = dict.fromkeys(self.paths, 0.0)  # weighted service, kept apart from the scheduler's counters
         self.seen: dict[Ticket, float] = {}
+        self.weights: dict[Ticket, dict[str, float]] = {}  # by level, at its last dispatch
         self.pairs: dict[tuple[str, str], Pair] = {}
         self.ahead: dict[tuple[str, str], Pair] = {}
         self.widest = 0.0  # the largest part of the bound that was reached
@@ -155,6 +156,7 @@ class World:
         assert ticket.id == expected, f"dispatched {ticket.id}, the law says {expected}"
         self.turns.append(ticket.id)
         self.reference.dispatch(ticket.id, ticket.predicted)
+        self.weights[ticket] = {path: self.reference.weight(path) for path in levels(ticket.tenant)}
         self._receive(ticket)
         return True
 
@@ -246,7 +248,7 @@ class World:
         self.seen.pop(ticket)
 
     def _receive(self, ticket: Ticket) -> None:
-        """The world's own ledger of what was charged or refunded, in service units over the weight of the moment."""
+        """The world's own ledger of what was charged or refunded, in service units over the weight at dispatch."""
         owed = 0.0
         if ticket.state is State.RUNNING:
             most = max(ticket.predicted, ticket.produced)
@@ -255,8 +257,8 @@ class World:
             owed = self.setting.cost.service(ticket.input_tokens, ticket.produced, ticket.cached_tokens)
         change = owed - self.seen.get(ticket, 0.0)
         self.seen[ticket] = owed
-        for path in levels(ticket.tenant):
-            self.received[path] += change / self.reference.weight(path)
+        for path, weight in self.weights[ticket].items():
+            self.received[path] += change / weight
 
     def _fits(self, name: str) -> bool:
         ticket = next(t for t in self.tickets if t.id == name)
