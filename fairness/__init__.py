@@ -2,6 +2,7 @@
 
 from fairness.adapters import AdapterRoom
 from fairness.auditor import Auditor, Crossing
+from fairness.book import Book
 from fairness.cost import CostError, CostFunction, Piecewise, Profiled, Weighted, parse_cost
 from fairness.limiter import SlidingWindow
 from fairness.objective import Objective
@@ -10,7 +11,7 @@ from fairness.policies import Policy, parse_policy
 from fairness.predict import Ewma, LastK, MaxTokens, NoPrediction, Predictor, Quantile, parse_predictor
 from fairness.room import Capacity, Obstacle, Residency, Room, Worker, WorkerRoom
 from fairness.scheduler import Scheduler
-from fairness.shares import MILLI
+from fairness.shares import MILLI, paths
 from fairness.snapshot import Snapshot, TenantState
 from fairness.ticket import Grant, LawError, Refusal, State, Ticket
 
@@ -19,6 +20,7 @@ __all__ = [
     "AdapterRoom",
     "Arrival",
     "Auditor",
+    "Book",
     "Capacity",
     "CostError",
     "CostFunction",
@@ -52,4 +54,5 @@ __all__ = [
     "parse_cost",
     "parse_policy",
     "parse_predictor",
+    "paths",
 ]

@@ -7,7 +7,7 @@ from math import inf
 from typing import cast
 
 from fairness.policies.base import Policy
-from fairness.shares import Group, Share, Tenant
+from fairness.shares import Group, Share, Tenant, paths
 from fairness.ticket import Ticket
 
 
@@ -72,10 +72,8 @@ class Forest:
         return group.members.get(path) if isinstance(group, Group) else None
 
     def _above(self, path: str) -> list[str]:
-        """The groups above a tenant, the topmost first. A group's own path ends in a slash."""
-        if "/" not in path or not self._policy.tree:
-            return []
-        return [path[: i + 1] for i, letter in enumerate(path) if letter == "/"]
+        """The groups above a tenant, the topmost first."""
+        return paths(path, self._policy.tree)[:0:-1]
 
     def roots(self) -> list[Group]:
         return list(self._classes.values())

@@ -23,6 +23,14 @@ def milli(service: float, weight: float) -> int:
     return int(service * MILLI / weight + 0.5)
 
 
+def paths(tenant_id: str, tree: bool = True) -> list[str]:
+    """A tenant and the groups above it, bottom up; without a tree of shares the tenant alone. A group's own path
+    ends in a slash: `acme/search/alice`, `acme/search/`, `acme/`."""
+    if not tree or "/" not in tenant_id:
+        return [tenant_id]
+    return [tenant_id, *(tenant_id[: i + 1] for i in range(len(tenant_id) - 1, -1, -1) if tenant_id[i] == "/")]
+
+
 Entry = tuple[int, int, "Share"]  # (counter in quanta, who comes first among equals, member)
 
 
