@@ -31,6 +31,14 @@ def _worker_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def _store_url(url: str) -> str:
+    """Says nothing of what it found: there may be a password in it."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("redis", "rediss") or not parts.hostname:
+        raise ValueError("expected an address like redis://host:6379/0")
+    return url
+
+
 def _policy(spec: str) -> str:
     parse_policy(spec)
     return spec
@@ -105,6 +113,19 @@ class PoolConfig(_Section):
         """Adapters that each worker can have in use: all, unless the file says how many."""
         return self.adapter_slots or max(1, len(self.adapters))
 
+    def not_shared(self) -> Iterator[tuple[str, str]]:
+        """Keys that have no form in shared state, and why."""
+        if self.policy.startswith("priority:"):
+            yield "policy", "priority classes are kept by each gateway alone; expected another policy, like vtc"
+        if self.policy.startswith("vtc:slack"):
+            yield "policy", "which adapters a worker holds is known to each gateway alone; expected vtc"
+        if self.adapter_slots is not None:
+            yield "adapter_slots", "which adapters a worker holds is known to each gateway alone; leave it out"
+        if self.adapter_load:
+            yield "adapter_load", "which adapters a worker holds is known to each gateway alone; leave it out"
+        if self.ttft_objective_s is not None:
+            yield "ttft_objective_s", "an expected wait is measured by each gateway alone; leave it out"
+
     def served(self) -> list[str]:
         return [*self.models, *self.adapters]
 
@@ -155,6 +176,26 @@ class Health(_Section):
     max_backoff_s: Seconds = 10.0
 
 
+class StoreConfig(_Section):
+    """Redis or Valkey that keeps the queues of all pools, so that many gateways give one fair share.
+
+    `namespace` begins all keys. `on_store_loss`: go on alone with a share of the room (`local`), or refuse with 503
+    (`closed`). `lease_s` without a sign of life and a replica's requests are taken off its hands; `heartbeat_s` between
+    such signs when idle; `flush_s` for which output tokens may go unreported; `timeout_s` for an answer before the
+    store counts as lost. `replica` names this gateway in logs and keys; by default the host does.
+    """
+
+    url: Annotated[str, AfterValidator(_store_url)] = Field(repr=False)
+    cluster: bool = False
+    namespace: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "fairgate"
+    on_store_loss: Literal["local", "closed"] = "local"
+    lease_s: Seconds = 5.0
+    heartbeat_s: Seconds = 1.0
+    flush_s: Seconds = 0.02
+    timeout_s: Seconds = 1.0
+    replica: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] | None = None
+
+
 class Observe(_Section):
     """`max_tenant_labels`: tenants with metrics of their own, in the order of the file; the rest is `other`."""
 
@@ -163,6 +204,8 @@ class Observe(_Section):
 
 
 class GatewayConfig(_Section):
+    """`revision` numbers pools, tenants and groups: gateways that share a store all follow the highest."""
+
     listen: Listen = Listen()
     pools: Annotated[dict[Name, PoolConfig], Field(min_length=1)]
     tenants: Annotated[list[TenantConfig], Field(min_length=1)]
@@ -171,6 +214,8 @@ class GatewayConfig(_Section):
     limits: Limits = Limits()
     health: Health = Health()
     observe: Observe = Observe()
+    store: StoreConfig | None = None
+    revision: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> GatewayConfig:
@@ -192,6 +237,21 @@ class GatewayConfig(_Section):
         for tenant in self.tenants:
             if tenant.id in inner:
                 raise ValueError(f"tenants[].id: {tenant.id} is a group of other tenants; expected a tenant of its own")
+        return self
+
+    @model_validator(mode="after")
+    def _times_of_the_store(self) -> GatewayConfig:
+        for name in ("timeout_s", "heartbeat_s"):
+            if self.store is not None and (found := getattr(self.store, name)) >= self.store.lease_s:
+                lease = self.store.lease_s
+                raise ValueError(f"store.{name}: found {found:g}; expected less than store.lease_s, which is {lease:g}")
+        return self
+
+    @model_validator(mode="after")
+    def _shared_pools_have_what_shared_state_has(self) -> GatewayConfig:
+        for name, pool in self.pools.items() if self.store is not None else ():
+            for key, reason in pool.not_shared():
+                raise ValueError(f"pools.{name}.{key}: cannot be used together with a store: {reason}")
         return self
 
     def inner_groups(self) -> set[str]:
@@ -268,7 +328,7 @@ _UNION_TAG = re.compile(r"(str|int|float|none)$|(list|dict|literal)\[|(constrain
 
 def _wanted(loc: tuple[int | str, ...]) -> str:
     wanted = {
-        "url": "the worker's address, like http://host:8000",
+        "url": "an address: http://host:8000 of a worker, redis://host:6379/0 of a store",
         "keys_sha256": "a list of the SHA-256 of API keys, in hexadecimal",
     }
     return wanted.get(str(loc[-1]), "a value")
@@ -281,7 +341,7 @@ def _siblings(loc: tuple[int | str, ...]) -> list[str]:
         if isinstance(section, type) and issubclass(section, BaseModel) and part in section.model_fields:
             section = section.model_fields[str(part)].annotation
         elif get_args(section):
-            section = get_args(section)[-1]
+            section = next((part for part in get_args(section)[::-1] if part is not type(None)), None)
     return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
 
 
@@ -289,7 +349,7 @@ _SECRETS = {"keys_sha256", "api_key"}
 
 
 def _shown(value: object, loc: tuple[int | str, ...] = ()) -> str:
-    if _SECRETS.intersection(loc):
+    if _SECRETS.intersection(loc) or loc[:1] == ("store",) and not isinstance(value, int | float):
         return "something else (not shown: it may be a secret)"
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
