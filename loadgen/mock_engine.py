@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from math import inf
 from typing import NamedTuple
 
@@ -70,8 +70,7 @@ class Event(NamedTuple):
     tokens: int
 
 
-@dataclass(slots=True)
-class Peaks:
+class Peaks(NamedTuple):
     """The most seen in any one step. In flight is what runs and what waits inside: above `slots`, or with more tokens
     than `kv_tokens`, whoever sends the requests has put more on the engine than it takes. `tokens_held` counts input
     and output so far, `tokens_reserved` input and `max_tokens`, of all in flight."""
@@ -81,12 +80,9 @@ class Peaks:
     tokens_held: int = 0
     tokens_reserved: int = 0
 
-    def raise_to(self, other: Peaks) -> bool:
-        """Returns whether any rose."""
-        risen = {name: value for name, value in asdict(other).items() if value > getattr(self, name)}
-        for name, value in risen.items():
-            setattr(self, name, value)
-        return bool(risen)
+    def highest(self, other: Peaks) -> Peaks:
+        """The higher of both, one by one."""
+        return Peaks(*map(max, self, other))
 
 
 class BatchEngine:
@@ -154,4 +150,5 @@ class BatchEngine:
             tokens_held=sum(generation.held for generation in in_flight),
             tokens_reserved=sum(generation.input_tokens + generation.max_tokens for generation in in_flight),
         )
-        self.peaks_rose = self.peaks.raise_to(seen)
+        before, self.peaks = self.peaks, self.peaks.highest(seen)
+        self.peaks_rose = self.peaks != before

@@ -212,7 +212,8 @@ class Stream:
         return b"data: " + _json({**self._head, "choices": [choice]})[:-1]
 
     def _frame(self, event: bytes, tokens: int) -> bytes:
-        usage = b',"usage":' + _json(self._usage(tokens)) if self._ask.continuous_usage else b""
+        n_in = self._ask.input_tokens
+        usage = _USAGE % (n_in, n_in + tokens, tokens) if self._ask.continuous_usage else b""
         return event + usage + b"}\n\n"
 
     def _ending(self, tokens: int) -> bytes:
@@ -235,4 +236,5 @@ def _json(value: Json) -> bytes:
     return _ENCODER.encode(value).encode()
 
 
+_USAGE = b',"usage":{"prompt_tokens":%d,"total_tokens":%d,"completion_tokens":%d}'
 _ENCODER = json.JSONEncoder(separators=(",", ":"))

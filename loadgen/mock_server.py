@@ -51,7 +51,7 @@ class MockServer:
         self._tick()
 
     async def close(self) -> None:
-        """Stop at once: what runs is cut off."""
+        """Stop at once: what runs is cut off. May be repeated."""
         if self._timer is not None:
             self._timer.cancel()
         if self._server is not None:

@@ -14,9 +14,8 @@ The log is the judge of a live run: it does not depend on what a gateway believe
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +29,7 @@ from loadgen.record import LoadRecord
 from loadgen.results import Run
 from loadgen.traces import LoadgenError
 
+NO_PEAKS = Peaks()
 WORK = ("input", "output", "end", "abort")
 
 
@@ -38,26 +38,26 @@ class ServiceLogError(LoadgenError):
 
 
 class ServiceLogWriter:
-    """Appends to a log file, one `os.write` a call: nothing is left in a buffer of this process."""
+    """Appends to a log file without a buffer: each call is one write to the system. Raises OSError."""
 
     def __init__(self, path: Path, settings: EngineSettings, now: float) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        self._file = path.open("ab", buffering=0)
         names = ("model", "slots", "kv_tokens", "step_s")
         start = {"t": now, "event": "start", **{name: getattr(settings, name) for name in names}}
-        os.write(self._file, b"\n" * torn + json.dumps(start).encode() + b"\n")
+        self._file.write(b"\n" * torn + json.dumps(start).encode() + b"\n")
 
     def write(self, now: float, events: Iterable[Event], peaks: Peaks | None = None) -> None:
         """What one step did, and its peaks where they rose."""
         lines = [_line(now, event) for event in events]
         if peaks is not None:
-            lines.append(json.dumps({"t": now, "event": "peak", **asdict(peaks)}) + "\n")
+            lines.append(json.dumps({"t": now, "event": "peak", **peaks._asdict()}) + "\n")
         if lines:
-            os.write(self._file, "".join(lines).encode())
+            self._file.write("".join(lines).encode())
 
     def close(self) -> None:
-        os.close(self._file)
+        self._file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -90,7 +90,7 @@ class EngineLog:
     kv_tokens: int = 0
     step_s: float = 0.0
     starts: int = 0
-    peaks: Peaks = field(default_factory=Peaks)
+    peaks: Peaks = NO_PEAKS
 
 
 @dataclass(slots=True)
@@ -209,7 +209,7 @@ def _read(engine: EngineLog, served: list[Served], line: dict[str, Any], path: P
         elif not engine.starts:
             raise ServiceLogError(f"{where}: {event!r} before any start; expected a start first")
         elif event == "peak":
-            engine.peaks.raise_to(Peaks(**line))
+            engine.peaks = engine.peaks.highest(Peaks(**line))
         elif event in WORK:
             served.append(Served(t, path, event, str(line["tenant"]), str(line["id"]), int(line["tokens"])))
         else:

@@ -45,7 +45,8 @@ class Engine:
         return response
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
-        self.asked.append(await request.json() | {"key": request.headers["Authorization"]})
+        headers = {"key": request.headers["Authorization"], "id": request.headers["x-request-id"]}
+        self.asked.append(await request.json() | headers)
         await self._count(1)
         try:
             return await self.behave(self, request)
@@ -245,6 +246,54 @@ async def test_a_server_that_dies_mid_stream(serve) -> None:
     only(record, Ending.FAILED, "cut")
 
 
+async def test_a_server_that_dies_before_its_answer_begins(serve) -> None:
+    async def die(engine: Engine, request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.abort()
+        return web.StreamResponse()
+
+    engine, server = await serve(die)
+    record = await run_load(target(server), [due()])
+    only(record, Ending.FAILED, "connection_lost")
+    assert record.exchanges[0].status is None
+    assert len(engine.asked) == 1, "a lost request is not sent again"
+
+
+async def test_requests_are_told_apart_by_their_ids(serve) -> None:
+    engine, server = await serve(answer)
+    exchanges = [e for _ in range(2) for e in (await run_load(target(server), [due(), due(tenant="b")])).exchanges]
+    assert {(body["id"], body["user"]) for body in engine.asked} == {(e.request_id, e.tenant) for e in exchanges}
+    assert len({e.request_id for e in exchanges}) == 4
+    assert not any("-" in e.request_id for e in exchanges)
+
+
+ERROR = b'data: {"error": {"message": "gone", "code": "upstream_closed"}}\n\n'
+
+
+@pytest.mark.parametrize(
+    ("last", "ending", "markers"),
+    [
+        (b"data: [DONE]\n\n", Ending.FINISHED, (1, 0)),
+        (b"data: [DONE]\n\n" * 2, Ending.FINISHED, (2, 0)),
+        (b"data: [DONE]\n\n" + ERROR, Ending.FINISHED, (1, 1)),
+        (ERROR, Ending.FAILED, (0, 1)),
+        (ERROR + b"data: [DONE]\n\n", Ending.FAILED, (1, 1)),
+        (b"", Ending.FAILED, (0, 0)),
+    ],
+)
+async def test_the_first_terminal_marker_decides_and_all_are_counted(serve, last, ending, markers) -> None:
+    async def end(engine: Engine, request: web.Request) -> web.StreamResponse:
+        response = await stream_to(request)
+        await response.write(event(1))
+        for part in (last[:21], last[21:]):
+            await response.write(part)
+        return response
+
+    _, server = await serve(end)
+    (seen,) = (await run_load(target(server), [due()])).exchanges
+    assert (seen.ending, (seen.done_markers, seen.error_events)) == (ending, markers)
+
+
 async def test_a_server_that_died_before_the_load(serve) -> None:
     """Its last deed is to answer the check of the target."""
     engine, server = await serve(answer)
@@ -323,6 +372,9 @@ async def test_a_target_that_cannot_be_loaded_is_named(serve) -> None:
         ({"base_url": "localhost:80"}, "http://"),
         ({"drain_s": 0.0}, "drain_s"),
         ({"max_in_flight": -1}, "max_in_flight"),
+        ({"entries": {"a": ["http://h", "h:80"]}}, "'h:80'.*http://"),
+        ({"entries": {"a": []}}, "no entry for tenant a"),
+        ({"path": "/v1/embeddings"}, "path is .*/v1/completions"),
     ],
 )
 def test_a_target_is_validated(settings: dict[str, object], wrong: str) -> None:
