@@ -1,0 +1,1 @@
+"""A pool whose state lives in Redis or Valkey, shared by many replicas."""

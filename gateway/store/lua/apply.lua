@@ -1,0 +1,79 @@
+-- apply: one batch of a replica's operations, all or nothing, then picks until nothing fits.
+--
+-- KEYS[1]  "{namespace:pool}"
+-- ARGV[1]  JSON {"replica": id, "batch": n, "seen": id of the last entry read from its stream or "", "ops": [[name, ...], ...]}
+-- returns  {"ok", now ms, epoch, revision, waiting, replicas, gathering 0/1, hold ms, more 0/1, refusals, grants,
+--           shares {{path, lifted, counter, floor}, ...}}
+--          {"rejoin", now ms, "unknown" | "behind"}: nothing was applied; the next batch must begin with "join"
+-- A batch that was applied before changes nothing and returns what it returned then.
+
+local function rejoin(reason)
+  return { "rejoin", now, reason }
+end
+
+local function shares_told()
+  local told = {}
+  for path in pairs(store.changed_shares) do
+    local share = store.share(path)
+    if share then
+      told[#told + 1] = { path, share.lifted, share.counter, share.floor }
+    end
+  end
+  return told
+end
+
+local function reply(more)
+  local epoch = replicas.mine and replicas.mine.epoch or 0
+  return {
+    "ok", now, epoch, pool.revision, tree.root().waiting, call("ZCARD", P .. ":leases"),
+    replicas.gathering() and 1 or 0, room.hold(), more and 1 or 0, out.refusals, out.grants, shares_told(),
+  }
+end
+
+local function run(request)
+  for _, operation in ipairs(request.ops) do
+    op[operation[1]](request.replica, unpack(operation, 2))
+  end
+end
+
+local function finish(request)
+  local more = false
+  if not replicas.gathering() then
+    more = pick.all(request.replica)
+  end
+  local answer = reply(more)
+  if replicas.mine then
+    local record = { epoch = replicas.mine.epoch, batch = request.batch, answer = answer }
+    call("HSET", P .. ":replicas", request.replica, pack(record))
+    if request.seen ~= "" then
+      call("XTRIM", P .. ":grants:" .. request.replica, "MINID", request.seen)
+    end
+  end
+  store.save()
+  return answer
+end
+
+local function apply(request)
+  store.open()
+  local joins = request.ops[1] and request.ops[1][1] == "join"
+  local record = call("HGET", P .. ":replicas", request.replica)
+  replicas.mine = record and unpack_record(record) or nil
+  if replicas.mine and replicas.mine.batch == request.batch then
+    return replicas.mine.answer
+  end
+  if joins then
+    pool = pool or configuration.new_pool()
+  elseif not pool or not replicas.mine then
+    return rejoin("unknown")
+  elseif replicas.mine.batch ~= request.batch - 1 then
+    return rejoin("behind")
+  else
+    replicas.renew(request.replica)
+  end
+  run(request)
+  replicas.is_present(request.replica)
+  replicas.reap(request.replica)
+  return finish(request)
+end
+
+return apply(cjson.decode(ARGV[1]))

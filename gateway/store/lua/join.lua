@@ -1,0 +1,236 @@
+-- ["join", state]   all the pool knows of the calling replica is replaced by what the replica says
+--
+-- state  {"settings": text of the settings' JSON (settings.lua), "peers": replicas that were here when it last heard,
+--         "running": [{"id", "tenant", "n_in", "cached", "max", "produced", "predicted", "worker", "number", "seq",
+--                      "weights": [...], "charged": [...]}]                        levels bottom up, charges in thousandths
+--         "waiting": [{"id", "tenant", "n_in", "max", "seq", "avoid": [...]}],       seq -1: it has never been here
+--         "book": {path: total charged, thousandths},
+--         "known": {"seq": n, "number": n, "shares": {path: [lifted, counter, floor]}}}   from replies it has had
+-- O(tickets and paths of the replica). Said twice it changes nothing.
+
+-- Out of the pool without a trace in the counters: the book tells what was charged.
+local function remove(ticket)
+  local line = tree.up(ticket.tenant)
+  if ticket.state == "waiting" then
+    tree.dequeue(ticket, line, false)
+  else
+    ledger.out_of_running(ticket, line)
+  end
+  store.drop_ticket(ticket)
+end
+
+local function remove_all(replica)
+  local waited = {}
+  for _, id in ipairs(call("SMEMBERS", P .. ":of:" .. replica)) do
+    local ticket = store.ticket(id)
+    if ticket and ticket.state == "waiting" then
+      for _, share in ipairs(tree.up(ticket.tenant)) do
+        waited[share.path] = true
+      end
+    end
+  end
+  for _, id in ipairs(call("SMEMBERS", P .. ":of:" .. replica)) do
+    local ticket = store.ticket(id)
+    if ticket then
+      remove(ticket)
+    end
+  end
+  return waited
+end
+
+-- Parents before their members.
+local function by_depth(paths)
+  local sorted = {}
+  for path in pairs(paths) do
+    sorted[#sorted + 1] = path
+  end
+  table.sort(sorted, function(a, b)
+    return #a < #b or (#a == #b and a < b)
+  end)
+  return sorted
+end
+
+-- The counter of a member in a store that forgot: the largest `lifted` that anyone remembers, plus all books. One that
+-- was made without knowledge stands at the lift target, and does not fall.
+local function recall(share, known)
+  local booked = store.booked(share.path)
+  local counter
+  if share.guess then
+    counter = math.max(share.counter, known[1] + booked)
+  else
+    counter = math.max(share.lifted, known[1]) + booked
+  end
+  share.guess = nil
+  share.floor = math.max(share.floor, known[3])
+  tree.move(share, counter - share.counter)
+  share.lifted = counter - booked
+end
+
+-- What the store has heard of the replica's book.
+local function heard_of(replica)
+  local heard, any = {}, false
+  local book = call("HGETALL", P .. ":book:" .. replica)
+  for i = 1, #book, 2 do
+    heard[book[i]], any = tonumber(book[i + 1]), true
+  end
+  return heard, any
+end
+
+-- Charge the difference between what the replica says it has charged and what the store has heard. A replica that the
+-- store has never heard of, and that comes when all others remember enough, is believed but not charged for.
+local function settle_book(replica, state, recalls)
+  local heard, any = heard_of(replica)
+  local told = {}
+  for path in pairs(state.book) do
+    told[path] = true
+  end
+  for path in pairs(recalls and state.known.shares or {}) do
+    told[path] = path ~= "" or nil
+  end
+  local paths = by_depth(told)
+  for _, path in ipairs(paths) do
+    local rise = (state.book[path] or 0) - (heard[path] or 0)
+    local known = recalls and state.known.shares[path]
+    if known then
+      local share = tree.ensure(path)
+      store.book(replica, path, rise)
+      recall(share, known)
+    elseif any and rise ~= 0 then
+      local share = tree.ensure(path)
+      store.book(replica, path, rise)
+      tree.move(share, rise)
+    elseif rise ~= 0 then
+      local share = store.share(path)
+      store.book(replica, path, rise)
+      if share then
+        share.lifted = share.lifted - rise
+        store.touch(share)
+      end
+    end
+  end
+  return paths
+end
+
+local function recall_floor(known)
+  local root = tree.root()
+  if known[""] then
+    root.floor = math.max(root.floor, known[""][3])
+    store.touch(root)
+  end
+end
+
+local function new_ticket(replica, said)
+  local ticket = {
+    id = said.id, tenant = said.tenant, replica = replica, n_in = said.n_in, max = said.max, avoid = {}, seq = said.seq,
+    cached = 0, produced = 0, predicted = 0, reserved = 0, worker = "", number = -1, accounts = {},
+  }
+  if ticket.seq < 0 then
+    ticket.seq = tree.next_seq()
+  end
+  call("SADD", P .. ":of:" .. replica, ticket.id)
+  store.put_ticket(ticket)
+  return ticket
+end
+
+local function put_running(replica, said)
+  local ticket = new_ticket(replica, said)
+  local line = tree.line(ticket.tenant)
+  ticket.state, ticket.worker = "running", said.worker
+  ticket.cached, ticket.produced, ticket.predicted = said.cached, said.produced, said.predicted
+  ticket.number = said.number
+  if ticket.number < 0 then
+    ticket.number = pool.number
+    pool.number = pool.number + 1
+  end
+  local worker = room.worker(said.worker)
+  if worker then
+    room.take(ticket, worker)
+  end
+  for i, charged in ipairs(said.charged) do
+    ticket.accounts[i] = { path = line[i].path, weight = said.weights[i], charged = charged, turn = line[i].first }
+  end
+  for _, share in ipairs(line) do
+    share.running = share.running + 1
+    store.touch(share)
+    if tree.is_group(share) then
+      call("ZADD", P .. ":running:" .. share.path, ticket.number, ticket.id)
+    end
+  end
+  pool.held = pool.held + ticket.n_in + math.max(ticket.predicted, ticket.produced)
+  pool.most_held = math.max(pool.most_held, pool.held)
+  pool.most_running = math.max(pool.most_running, tree.root().running)
+end
+
+-- What waited all along keeps its counter; whoever else begins to wait is lifted, as always.
+local function put_waiting(replica, said, waited, remembered)
+  local ticket = new_ticket(replica, said)
+  for _, worker in ipairs(said.avoid) do
+    ticket.avoid[worker] = true
+  end
+  tree.enqueue(ticket, tree.line(ticket.tenant), function(share)
+    return not (waited[share.path] or (said.seq >= 0 and remembered[share.path]))
+  end)
+end
+
+local function rest(paths)
+  for i = #paths, 1, -1 do
+    local share = store.share(paths[i])
+    if share and share.path ~= "" then
+      tree.rest(share)
+    end
+  end
+end
+
+-- Whether the store has forgotten what the replica remembers.
+local function forgot(state)
+  return state.known.seq > pool.seq
+end
+
+local function take_settings(text)
+  local settings = cjson.decode(text)
+  if settings.revision > pool.revision then
+    configuration.adopt(text, settings)
+  end
+end
+
+-- Returns whether counters are to be recalled from what replicas remember.
+local function begin(replica, state)
+  take_settings(state.settings)
+  local recalls = forgot(state) or replicas.gathering()
+  if forgot(state) and not replicas.gathering() then
+    replicas.gather(state.peers)
+  end
+  pool.seq = math.max(pool.seq, state.known.seq)
+  pool.number = math.max(pool.number, state.known.number)
+  pool.epochs = pool.epochs + 1
+  call("HSET", P .. ":epochs", replica, pool.epochs)
+  call("DEL", P .. ":grants:" .. replica)
+  tree.recalls = recalls
+  return recalls
+end
+
+local function arrive(replica)
+  if not replicas.mine then
+    call("PERSIST", P .. ":book:" .. replica)
+    replicas.fold(replica, -1)
+  end
+  replicas.mine = { epoch = pool.epochs }
+  replicas.renew(replica)
+end
+
+function op.join(replica, state)
+  local recalls = begin(replica, state)
+  arrive(replica)
+  local waited = remove_all(replica)
+  if recalls then
+    recall_floor(state.known.shares)
+  end
+  local paths = settle_book(replica, state, recalls)
+  for _, said in ipairs(state.running) do
+    put_running(replica, said)
+  end
+  for _, said in ipairs(state.waiting) do
+    put_waiting(replica, said, waited, recalls and state.known.shares or {})
+  end
+  rest(paths)
+end

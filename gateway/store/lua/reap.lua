@@ -1,0 +1,91 @@
+-- Leases: a replica is here until its lease ends, which every call of its renews. Whoever calls next reaps what is left
+-- of one that lapsed: waiting tickets leave, running ones are settled for what was last reported, their room is free,
+-- its book is folded into `lifted`. O(tickets of that replica).
+-- ["leave"]   the calling replica ends, now
+
+local replicas = { mine = nil }
+
+local KEEP = 3600000 -- ms that the book of a lapsed replica is kept, should it only have been paused
+local REAP_INTERVAL = 100 -- ms
+
+function replicas.epoch(id)
+  return tonumber(call("HGET", P .. ":epochs", id))
+end
+
+function replicas.renew(id)
+  call("ZADD", P .. ":leases", now + pool.settings.lease_ms, id)
+end
+
+-- `sign` 1: what `id` was charged counts as lifted from now on; -1: it has come back.
+function replicas.fold(id, sign)
+  store.save_books()
+  local book = call("HGETALL", P .. ":book:" .. id)
+  for i = 1, #book, 2 do
+    local share = store.share(book[i])
+    if share then
+      share.lifted = share.lifted + sign * tonumber(book[i + 1])
+      store.touch(share)
+    end
+  end
+end
+
+local function forget(id)
+  for _, ticket_id in ipairs(call("SMEMBERS", P .. ":of:" .. id)) do
+    local ticket = store.ticket(ticket_id)
+    if ticket then
+      op.cancel(id, ticket_id, ticket.n_in, ticket.cached, ticket.produced)
+    end
+  end
+  replicas.fold(id, 1)
+  call("ZREM", P .. ":leases", id)
+  call("HDEL", P .. ":replicas", id)
+  call("HDEL", P .. ":epochs", id)
+  call("DEL", P .. ":of:" .. id, P .. ":grants:" .. id)
+end
+
+-- Not while the pool gathers: leases of a store that forgot mean nothing.
+function replicas.reap(caller)
+  if now < pool.reap_at or replicas.gathering() then
+    return
+  end
+  pool.reap_at = now + REAP_INTERVAL
+  for _, id in ipairs(call("ZRANGEBYSCORE", P .. ":leases", "-inf", now)) do
+    if id ~= caller then
+      forget(id)
+      call("PEXPIRE", P .. ":book:" .. id, KEEP)
+    end
+  end
+end
+
+function op.leave(replica)
+  forget(replica)
+  call("DEL", P .. ":book:" .. replica)
+  replicas.mine = nil
+end
+
+-- -- gathering -----------------------------------------------------------------------------------------------------
+
+-- A store that forgot waits until as many replicas are back as were here, one lease at most.
+function replicas.gather(expected)
+  if expected > 1 then
+    pool.gather_until, pool.expected, pool.present = now + pool.settings.lease_ms, expected, {}
+  end
+end
+
+function replicas.gathering()
+  return pool.gather_until > 0
+end
+
+function replicas.is_present(id)
+  if not replicas.gathering() then
+    return
+  end
+  pool.present[id] = true
+  local present = 0
+  for _ in pairs(pool.present) do
+    present = present + 1
+  end
+  if present >= pool.expected or now >= pool.gather_until then
+    pool.gather_until, pool.present = 0, {}
+  end
+end

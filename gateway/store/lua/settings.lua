@@ -1,0 +1,77 @@
+-- The configuration of a pool: the highest revision that any replica has joined with is in force.
+--
+-- settings  JSON {"revision", "digest", "policy": {"name", "lifts", "tree", "quantum" (thousandths of service / weight,
+--           0: all counters are equal), "rpm", "per_request"}, "cost": {"kind", ...}, "predict": {"kind", "k", "q"},
+--           "limits": {"waiting", "per_tenant", "tenants": {id: n}}, "lease_ms", "weights": {path: w},
+--           "default_weight", "workers": [{"id", "slots", "tokens"}], ...}; kept as it came at :configuration
+
+local configuration = {}
+
+local function put_hash(key, values)
+  call("DEL", key)
+  for name, value in pairs(values) do
+    call("HSET", key, name, string.format("%.17g", value))
+  end
+end
+
+-- Shares that exist are charged at the new weight from their next dispatch on.
+local function reweigh()
+  store.save_shares()
+  for _, path in ipairs(call("HKEYS", P .. ":shares")) do
+    local share = store.share(path)
+    if path ~= "" then
+      share.weight = tree.weight_of(path)
+      store.touch(share)
+    end
+  end
+end
+
+-- Workers that are named still keep what they run and what is known of them; others end when what they run has ended.
+local function set_workers(named)
+  local workers = {}
+  for i, w in ipairs(named) do
+    workers[i] = room.worker(w.id) or room.new_worker(w.id, w.slots, w.tokens)
+    workers[i].named = true
+  end
+  for _, worker in ipairs(pool.workers) do
+    if not worker.named and worker.running > 0 then
+      worker.healthy_until = 0
+      workers[#workers + 1] = worker
+    end
+  end
+  for _, worker in ipairs(workers) do
+    worker.named = nil
+  end
+  pool.workers = workers
+end
+
+local function least(weights, default)
+  for _, weight in pairs(weights) do
+    default = math.min(default, weight)
+  end
+  return default
+end
+
+function configuration.adopt(text, settings)
+  pool.settings = {
+    policy = settings.policy, cost = settings.cost, predict = settings.predict, lease_ms = settings.lease_ms,
+    limits = { waiting = settings.limits.waiting, per_tenant = settings.limits.per_tenant },
+    tenant_limits = next(settings.limits.tenants) ~= nil, default_weight = settings.default_weight,
+  }
+  pool.revision, pool.digest = settings.revision, settings.digest
+  pool.least_weight = math.min(pool.least_weight or math.huge, least(settings.weights, settings.default_weight))
+  put_hash(P .. ":weights", settings.weights)
+  put_hash(P .. ":limits", settings.limits.tenants)
+  call("SET", P .. ":configuration", text)
+  set_workers(settings.workers)
+  reweigh()
+end
+
+-- A pool that nothing is known of.
+function configuration.new_pool()
+  return {
+    seq = 0, number = 0, epochs = 0, revision = -1, digest = "", reap_at = 0, workers = {},
+    held = 0, most_held = 0, largest = 0, overrun = 0, most_running = 0, input_refunded = false,
+    gather_until = 0, expected = 0, present = {},
+  }
+end
