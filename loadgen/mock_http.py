@@ -135,7 +135,7 @@ class Connection(asyncio.Protocol):
         if self._reply is not None and not self._reply.over:  # two at once
             self._transport.abort()
             return
-        reply = self._reply = Reply(self._transport)
+        reply = self._reply = Reply(self._transport, keep=self._parser.should_keep_alive())
         try:
             self._service.answer(call, reply)
         except BadRequest as error:
@@ -147,10 +147,11 @@ def nothing() -> None:
 
 
 class Reply:
-    """One answer on its way out. `on_gone` is called when the client leaves."""
+    """One answer on its way out. `on_gone` is called when the client leaves; `keep` the connection after the end."""
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    def __init__(self, transport: asyncio.Transport, *, keep: bool) -> None:
         self._transport = transport
+        self._keep = keep
         self.on_gone: Callable[[], None] = nothing
         self.over = False
 
@@ -171,6 +172,8 @@ class Reply:
     def _end(self, data: bytes) -> None:
         self.over, self.on_gone = True, nothing
         self._transport.write(data)
+        if not self._keep:
+            self._transport.close()
 
 
 def _chunk(events: bytes) -> bytes:

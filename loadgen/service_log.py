@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 from types import TracebackType
@@ -214,7 +214,9 @@ def _read(engine: EngineLog, served: list[Served], line: dict[str, Any], path: P
             served.append(Served(t, path, event, str(line["tenant"]), str(line["id"]), int(line["tokens"])))
         else:
             raise ServiceLogError(f"{where}: event {event!r}; expected start, peak, {', '.join(WORK)}")
-    except (KeyError, TypeError) as error:
+    except ServiceLogError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
         raise ServiceLogError(f"{where}: {error}; expected the members that its event has") from None
 
 
@@ -222,7 +224,8 @@ def judge(
     policy: str, load: LoadRecord, engines: EngineRecord, cost: CostFunction, weights: Mapping[str, float]
 ) -> Run:
     """The figures of a live run by the one set of definitions (`loadgen.metrics`): service as the engines' logs have
-    it, waiting as the clients saw it. `loadgen.measure.saturation` says whether its shares mean anything.
+    it; a request arrives when it was sent, and waits from then for as long as the gateway says, else until its first
+    token. `loadgen.measure.saturation` says whether the shares mean anything.
 
     Raises ServiceLogError when an engine served a tenant that sent nothing.
     """
@@ -232,4 +235,6 @@ def judge(
         raise ServiceLogError(
             f"engines served {strangers[0]!r}, who sent nothing in this run; expected only its tenants"
         )
-    return summarise(policy, request_records(load), log, cost, weights)
+    records = zip(request_records(load), load.exchanges, strict=True)
+    sent = [replace(record, arrival_s=max(record.arrival_s, exchange.sent_s)) for record, exchange in records]
+    return summarise(policy, sent, log, cost, weights)

@@ -261,6 +261,11 @@ async def test_a_client_that_leaves_frees_its_slot(serve: Serve, tmp_path: Path)
     assert events[0][1] == sum(line.event == "output" for line in logged(tmp_path).served) - 3
 
 
+async def test_a_connection_that_is_not_to_be_kept_is_closed_after_the_answer(serve: Serve) -> None:
+    said = await said_until_closed(await serve(), b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert b'num_gpu_blocks="1000",max_num_seqs="4"' in said
+
+
 async def test_two_requests_at_once_on_one_connection_are_not_mixed_up(serve: Serve) -> None:
     server = await serve()
     body = json.dumps({"model": "mock", "stream": True, "max_tokens": 10**6, "prompt": "x"}).encode()
