@@ -1,5 +1,5 @@
 # One image, two uses: `fairgate gateway` (target gateway, no PyTorch) and `fairgate worker` (target worker).
-FROM python:3.11-slim AS gateway
+FROM python:3.11.14-slim-bookworm AS gateway
 WORKDIR /app
 COPY pyproject.toml README.md LICENSE constraints.txt ./
 COPY fairgate fairgate

@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 # Threads that wait for each other sleep: spinning ones crawl on a machine that has other work.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup serve test check compare bench clean
+.PHONY: help setup serve cluster test check compare bench clean
 
 help:  ## what each target does
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -26,6 +26,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 serve: setup  ## an OpenAI-compatible endpoint on port 8080: gateway, fair queue, a real model
 	@$(BIN)/fairgate serve
+
+cluster: setup  ## the same through two gateways with one queue: store, two workers, nginx in front if it is there
+	@$(BIN)/fairgate cluster
 
 test: setup  ## every test a developer needs green
 	$(BIN)/pytest

@@ -65,6 +65,32 @@ def serve(
 
 
 @app.command()
+def cluster(
+    gateways: Annotated[int, typer.Option(help="How many gateways share the workers.", min=1)] = 2,
+    workers: Annotated[int, typer.Option(help="How many workers there are.", min=1)] = 2,
+    model: Model = "smollm2",
+    mock: Annotated[
+        bool, typer.Option("--mock", help="Engines without a model: starts at once, says nothing.")
+    ] = False,
+    port: Annotated[int, typer.Option(help="Port in front on 127.0.0.1; another free one if it is taken.")] = 8080,
+    folder: Annotated[
+        Path | None, typer.Option(help="Folder for configurations and logs; a new temporary one by default.")
+    ] = None,
+) -> None:
+    """Serve through several gateways that give one fair share: store, workers, gateways, nginx. Ctrl-C ends it.
+
+    What compose.yaml runs as containers, as processes of this machine. nginx and Prometheus take part where they are
+    installed.
+    """
+    from tempfile import mkdtemp
+
+    from fairgate.cluster import Plan, serve_cluster
+
+    place = (folder or Path(mkdtemp(prefix="fairgate-cluster-"))).absolute()
+    raise typer.Exit(serve_cluster(Plan(place, gateways, workers, model, mock, port)))
+
+
+@app.command()
 def gateway(config: Annotated[Path, typer.Option(help="The gateway's configuration (YAML).")]) -> None:
     """Run the gateway alone, in front of the workers that its configuration names."""
     from gateway.errors import GatewayError

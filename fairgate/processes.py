@@ -22,6 +22,10 @@ class ProcessError(Exception):
     """A program did not start, or ended by itself. The message is for the user."""
 
 
+class Stopped(Exception):
+    """Ctrl-C or SIGTERM: not an error, but the end of what was going on."""
+
+
 FAIRGATE = (sys.executable, "-m", "fairgate")
 
 
@@ -123,3 +127,9 @@ def stop_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def go_on(signals: list[int]) -> None:
+    """Raises Stopped when a signal was noted."""
+    if signals:
+        raise Stopped

@@ -11,14 +11,10 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from fairgate.processes import Program, free_port, running, stop_signals, write_config
+from fairgate.processes import Program, Stopped, free_port, go_on, running, stop_signals, write_config
 
 START_TIMEOUT_S = 900.0  # the first start converts the model
 DEMO_KEYS = {"alice": "demo-alice", "bob": "demo-bob", "carol": "demo-carol"}
-
-
-class _Stopped(Exception):
-    """Ctrl-C or SIGTERM before everything was up."""
 
 
 def demo_config(model: str, worker_port: int, gateway_port: int) -> dict[str, Any]:
@@ -41,24 +37,19 @@ def serve_demo(model: str, port: int) -> int:
         config = write_config(demo_config(name, worker_port, port), Path(folder) / "gateway.yaml")
         try:
             with running("worker", *worker_arguments) as worker:
-                worker.wait_ready(f"http://127.0.0.1:{worker_port}/health", START_TIMEOUT_S, lambda: _go_on(signals))
+                worker.wait_ready(f"http://127.0.0.1:{worker_port}/health", START_TIMEOUT_S, lambda: go_on(signals))
                 with running("gateway", "gateway", "--config", str(config)) as gateway:
-                    gateway.wait_ready(f"http://127.0.0.1:{port}/readyz", 60.0, lambda: _go_on(signals))
+                    gateway.wait_ready(f"http://127.0.0.1:{port}/readyz", 60.0, lambda: go_on(signals))
                     console.print(_welcome(name, port), highlight=False, markup=False, soft_wrap=True)
                     _watch([worker, gateway], signals)
-        except _Stopped:
+        except Stopped:
             console.print("stopped", highlight=False)
     return 0
 
 
-def _go_on(signals: list[int]) -> None:
-    if signals:
-        raise _Stopped
-
-
 def _watch(programs: list[Program], signals: list[int]) -> None:
     while True:
-        _go_on(signals)
+        go_on(signals)
         for program in programs:
             program.check()
         time.sleep(0.2)

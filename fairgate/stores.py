@@ -75,13 +75,15 @@ class StoreServer:
         return f"redis://127.0.0.1:{self.port}/0"
 
     @property
-    def pid(self) -> int:
-        """Raises ProcessError when it has never been started."""
-        return self._running().process.pid
+    def program(self) -> Program:
+        """Its process. Raises ProcessError when it has never been started."""
+        if self._program is None:
+            raise ProcessError(f"the store on port {self.port} has not been started")
+        return self._program
 
-    def check(self) -> None:
-        """Raises ProcessError, with the server's last words, when it has ended by itself."""
-        self._running().check()
+    @property
+    def pid(self) -> int:
+        return self.program.process.pid
 
     def start(self) -> None:
         """Return once it answers PING and has loaded its data. Raises ProcessError with the end of its log."""
@@ -106,7 +108,7 @@ class StoreServer:
 
     def kill(self) -> None:
         """SIGKILL: what it had not yet persisted is lost. `start` brings it back."""
-        program = self._running()
+        program = self.program
         program.process.kill()
         program.process.wait()
 
@@ -122,10 +124,10 @@ class StoreServer:
 
     def pause(self) -> None:
         """SIGSTOP: connections stay, nothing is answered until `resume`."""
-        self._running().process.send_signal(signal.SIGSTOP)
+        self.program.process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        self._running().process.send_signal(signal.SIGCONT)
+        self.program.process.send_signal(signal.SIGCONT)
 
     def flush(self) -> None:
         """FLUSHALL: every key is gone, scripts stay."""
@@ -171,13 +173,8 @@ class StoreServer:
         own |= {"shutdown-timeout": "0", "repl-diskless-sync-delay": "0"}
         return (*(part for name, value in own.items() for part in (f"--{name}", value)), *self._options)
 
-    def _running(self) -> Program:
-        if self._program is None:
-            raise ProcessError(f"the store on port {self.port} has not been started")
-        return self._program
-
     def _answers(self) -> bool:
-        self.check()
+        self.program.check()
         try:
             return bool(self.command("PING"))
         except (redis.ConnectionError, redis.TimeoutError):  # BusyLoadingError is a ConnectionError too

@@ -35,7 +35,7 @@ def test_it_answers_at_its_address_and_is_gone_afterwards(binary, tmp_path):
     with pytest.raises(redis.ConnectionError):
         server.command("PING")
     with pytest.raises(ProcessError, match="ended with exit status"):
-        server.check()
+        server.program.check()
 
 
 @each_server
@@ -138,7 +138,7 @@ def test_a_server_that_does_not_start_says_why(binary, tmp_path):
 
 def test_a_server_never_started_says_so(tmp_path):
     with pytest.raises(ProcessError, match="has not been started"):
-        StoreServer(tmp_path / "absent", tmp_path).check()
+        StoreServer(tmp_path / "absent", tmp_path).program.check()
 
 
 @on_linux

@@ -52,6 +52,7 @@ def test_a_service_comes_from_this_tree_or_from_one_version_of_an_image(name):
     if "build" in service:
         dockerfile = (ROOT / service["build"]["dockerfile"]).read_text()
         assert f" AS {service['build']['target']}\n" in dockerfile
+        assert re.match(r"(#.*\n)*FROM python:\d+\.\d+\.\d+-", dockerfile)
     else:
         assert re.fullmatch(r"[\w./-]+:v?\d+\.\d+\.\d+", service["image"])
 
