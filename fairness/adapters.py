@@ -48,23 +48,24 @@ class AdapterRoom(WorkerRoom):
         at_hand = [worker for worker in workers if self._at_hand(worker, ticket)]
         return at_hand or [worker for worker in workers if self._has_slot(worker, ticket)]
 
-    def place(self, ticket: Ticket) -> str | None:
-        worker_id = super().place(ticket)
-        if worker_id is not None and ticket.adapter:
+    def take(self, ticket: Ticket, worker_id: str) -> None:
+        super().take(ticket, worker_id)
+        if ticket.adapter:
             self._use(worker_id, ticket.adapter)
-        return worker_id
 
     def release(self, ticket: Ticket) -> None:
         super().release(ticket)
         if ticket.adapter:
-            self._users[ticket.worker][ticket.adapter] -= 1
+            users = self._users[ticket.worker]
+            users[ticket.adapter] -= 1
+            _evict(users, self._slots_of(ticket.worker))
 
     def check_integrity(self, in_flight: Iterable[Ticket]) -> None:
         tickets = list(in_flight)
         super().check_integrity(tickets)
         used = Counter((ticket.worker, ticket.adapter) for ticket in tickets if ticket.adapter)
         for worker_id, users in self._users.items():
-            if len(users) > self._slots_of(worker_id):
+            if len(users) > self._slots_of(worker_id) and 0 in users.values():
                 raise LawError(f"worker {worker_id} holds more adapters than it has slots")
             if any(used[worker_id, adapter] != count for adapter, count in users.items()):
                 raise LawError(f"worker {worker_id} counts other users of its adapters than run there")
@@ -88,11 +89,15 @@ class AdapterRoom(WorkerRoom):
     def _use(self, worker_id: str, adapter: str) -> None:
         users = self._users[worker_id]
         if adapter not in users:
-            self._make_slot(users, self._slots_of(worker_id))
+            _evict(users, self._slots_of(worker_id) - 1)
         users[adapter] = users.pop(adapter, 0) + 1
         if adapter == self._claim:
             self._claim = ""
 
-    def _make_slot(self, users: OrderedDict[str, int], slots: int) -> None:
-        if len(users) >= slots:
-            del users[next(adapter for adapter, count in users.items() if count == 0)]
+
+def _evict(users: OrderedDict[str, int], slots: int) -> None:
+    """Down to as many adapters as there are slots, or as are in use: what was taken over may be more."""
+    if len(users) > slots:
+        idle = [adapter for adapter, count in users.items() if count == 0]
+        for adapter in idle[: len(users) - slots]:
+            del users[adapter]

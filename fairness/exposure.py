@@ -24,9 +24,10 @@ class Exposure:
         self._load = 0.0  # the dearest adapter load
 
     def dispatched(self, ticket: Ticket, capacity: Capacity) -> None:
-        self.held += ticket.input_tokens + ticket.predicted
+        tokens = ticket.input_tokens + max(ticket.predicted, ticket.produced)
+        self.held += tokens
         self._most_held = max(self._most_held, self.held)
-        self._largest = max(self._largest, capacity.largest)
+        self._largest = max(self._largest, capacity.largest, tokens)
         self._load = max(self._load, ticket.load)
         self._running += 1
         self.most_running = max(self.most_running, self._running)

@@ -46,23 +46,42 @@ class Forest:
         priority = ticket.priority if self._policy.aging else 0
         root = self._classes.get(priority)
         if root is None:
-            path = f"class {priority}" if priority else ""
-            root = self._classes[priority] = Group(path, None, quantum=self._policy.quantum)
+            root = self._classes[priority] = self._root(priority)
         return root
+
+    def _root(self, priority: int) -> Group:
+        return Group(f"class {priority}" if priority else "", None, quantum=self._policy.quantum)
 
     def tenant(self, ticket: Ticket) -> Tenant:
         """The tenant of a ticket, made where it does not exist, with the groups above it."""
-        group = self.root(ticket)
-        for path in self._above(ticket.tenant):
-            inner = group.members.get(path)
-            if inner is None:
-                inner = Group(path, group, self.weight(path[:-1]), quantum=group.quantum)
-                group.members[path] = inner
-            group = cast(Group, inner)
-        tenant = group.members.get(ticket.tenant)
+        return self._tenant(self.root(ticket), ticket.tenant)
+
+    def _tenant(self, root: Group, tenant_id: str) -> Tenant:
+        group = self._group(root, tenant_id)
+        tenant = group.members.get(tenant_id)
         if tenant is None:
-            tenant = group.members[ticket.tenant] = Tenant(ticket.tenant, group, self.weight(ticket.tenant))
+            tenant = group.members[tenant_id] = Tenant(tenant_id, group, self.weight(tenant_id))
         return cast(Tenant, tenant)
+
+    def _group(self, group: Group, path: str) -> Group:
+        """The group at `path`, or around the tenant there, made where it does not exist."""
+        for name in self._above(path):
+            inner = group.members.get(name)
+            if inner is None:
+                inner = group.members[name] = Group(name, group, self.weight(name[:-1]), quantum=group.quantum)
+            group = cast(Group, inner)
+        return group
+
+    def seed(self, counters: Mapping[str, int], floors: Mapping[str, int]) -> None:
+        """Members and lift targets as they were elsewhere (`Scheduler.seed`)."""
+        root = self._classes[0] = self._root(0)
+        for path, floor in floors.items():
+            self._group(root, path).floor = floor
+        for path, counter in counters.items():
+            share = cast(Share, self._group(root, path) if path.endswith("/") else self._tenant(root, path))
+            share.base = share.counter = counter
+        for group in self.groups():
+            group.settle_in()
 
     def find(self, root: Group, path: str) -> Share | None:
         """A tenant by its id, or a group by its path and a slash, where it exists."""

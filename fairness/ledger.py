@@ -40,6 +40,18 @@ class Ledger:
         ticket.accounts = tuple(accounts)
         self._exposure.dispatched(ticket, self._room.capacity())
 
+    def take_over(self, tenant: Tenant, ticket: Ticket) -> None:
+        """The ticket was dispatched elsewhere and runs on: charge it as far as it is predicted or produced."""
+        self.open(tenant, ticket)
+        produced = max(ticket.predicted, ticket.produced)
+        service = self._cost.service(ticket.input_tokens, produced, ticket.cached_tokens) + ticket.load
+        for account in ticket.accounts:
+            share = account.share
+            if share.group is not None:
+                share.group.level = max(share.group.level, share.counter + milli(service, account.weight))
+                self.owe(share.group)
+        self.settle(ticket, produced)
+
     def correct(self, ticket: Ticket, input_tokens: int, cached_tokens: int) -> None:
         """The input was counted anew."""
         growth = input_tokens - ticket.input_tokens
@@ -93,7 +105,7 @@ class Ledger:
         del root.running[ticket]
         for account in ticket.accounts:
             del account.share.running[ticket]
-            self._owe(account)
+            self._owe_undone(account)
             if isinstance(account.share, Group):
                 account.share.give_back(account.turn)
             account.share.move(-account.charged)
@@ -112,7 +124,8 @@ class Ledger:
 
     def owed(self) -> int:
         """How far the least sibling that waits is behind the level which the others had reached when a ticket was
-        requeued below it: until it has been served up to there, the gap may be larger by that much."""
+        requeued below it, or ran under another scheduler: until it has been served up to there, the gap may be larger
+        by that much."""
         most = 0
         for group in list(self._owing):
             least = group.least()
@@ -122,9 +135,13 @@ class Ledger:
                 most = max(most, group.owed - least.counter)
         return most
 
-    def _owe(self, account: Account) -> None:
+    def owe(self, group: Group) -> None:
+        """Members may be behind its level by more than what is in flight explains."""
+        group.owed = group.level
+        if group not in self._owing:
+            self._owing.append(group)
+
+    def _owe_undone(self, account: Account) -> None:
         share, group = account.share, account.share.group
         if group is not None and share.counter - account.charged < group.level:
-            group.owed = group.level
-            if group not in self._owing:
-                self._owing.append(group)
+            self.owe(group)

@@ -32,6 +32,9 @@ class Room(Protocol):
     def place(self, ticket: Ticket) -> str | None:
         """Reserve room for `ticket` and name the worker, or None when no worker can take it now."""
 
+    def take(self, ticket: Ticket, worker_id: str) -> None:
+        """Reserve room for a ticket that already runs on a worker, whether it fits or not."""
+
     def grow(self, ticket: Ticket, tokens: int) -> int:
         """A ticket that runs turned out `tokens` larger (smaller when negative) than `place` was told. Returns how
         many of them the room had not set aside."""
@@ -115,10 +118,16 @@ class WorkerRoom:
         if not fitting:
             return None
         best = min(fitting, key=Worker.load)
-        best.running += 1
-        ticket.reserved = _size(ticket)
-        best.reserved += ticket.reserved
+        self.take(ticket, best.id)
         return best.id
+
+    def take(self, ticket: Ticket, worker_id: str) -> None:
+        worker = self.workers.get(worker_id)
+        if worker is None:
+            raise LawError(f"ticket {ticket.id} runs on {worker_id!r}; expected one of {', '.join(self.workers)}")
+        worker.running += 1
+        ticket.reserved = _size(ticket)
+        worker.reserved += ticket.reserved
 
     def fitting(self, ticket: Ticket) -> list[Worker]:
         """The workers that could take it now."""

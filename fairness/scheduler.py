@@ -124,6 +124,7 @@ class Scheduler:
 
         self._deadlines = Deadlines()
         self._seq = count()
+        self._seeded: set[str] = set()  # until the first pick: members whose seeded counters say whether they waited
         if auditor is not None:
             auditor.attach(lambda: (self.bound(), self._ledger.rounding()))
 
@@ -144,6 +145,8 @@ class Scheduler:
     def pick(self, now: float | None = None) -> Grant | None:
         """The next turn: reserves its room and charges its input in the same step. None: nobody waits, or the
         head does not fit (then nothing else may pass). An objective learns the drain rate from `now`, in seconds."""
+        if self._seeded:
+            self._seeded = set()
         root = self._forest.class_in_turn()
         tenant = self._in_turn(root) if root is not None else None
         if root is None or tenant is None:
@@ -225,6 +228,43 @@ class Scheduler:
         self._ledger.undo(self._forest.root(ticket), ticket)
         self._enqueue(self._forest.tenant(ticket), ticket, new=False)
 
+    # -- moving in ---------------------------------------------------------------------------------------------
+
+    def seed(self, counters: Mapping[str, int], floors: Mapping[str, int] | None = None) -> None:
+        """Go on where another scheduler of this pool ended: what its members have received, in thousandths of
+        service / weight, by path (a tenant's id; a group's path ends in a slash), and its lift targets by group (""
+        is the root). Then `resume` what runs, in the order of dispatch, and `submit` what waits, the oldest first.
+
+        A member begins at its counter when it has work here. What is submitted before the first `pick` is taken to
+        have waited before: a member with a seeded counter is lifted to the given target, not to those that were
+        submitted earlier; any other member is lifted as always. Where nothing waits or runs, the member that has
+        received the most counts as who left last. What the counters are apart beyond the bound is added to it until
+        it has been made up. A member without work is forgotten as always.
+
+        Raises LawError after the first submit, and where the policy has classes: a path may be in several.
+        """
+        if self._forest.roots() or self.policy.aging:
+            raise LawError("expected an empty pool without classes to seed")
+        self._forest.seed(counters, floors or {})
+        self._seeded = set(counters)
+
+    def resume(self, ticket: Ticket, worker: str) -> None:
+        """A new ticket already runs on `worker`, dispatched elsewhere: it takes its room there, whether it fits or
+        not, and is charged for its input and max(predicted, produced) output, which the caller has set with
+        `input_tokens` and `cached_tokens`. So the counter seeded for its tenant, and for each group above it, must be
+        net of what is charged here. It is not lifted. From here on it is a ticket like any other that runs.
+
+        Raises LawError for a ticket that is not new, or a worker that the room does not know.
+        """
+        self._expect(ticket, State.NEW)
+        self.room.take(ticket, worker)
+        ticket.worker = worker
+        ticket.seq = next(self._seq)
+        ticket.state = State.RUNNING
+        self._ledger.take_over(self._forest.tenant(ticket), ticket)
+        if self.auditor is not None:
+            self.auditor.refresh()
+
     # -- weights and inspection --------------------------------------------------------------------------------
 
     def weight(self, path: str) -> float:
@@ -303,12 +343,20 @@ class Scheduler:
         if new and isinstance(share, Group):
             share.turn = next(self._seq)
         if new and self.policy.lifts:
-            group.lift(share)
-            group.forget()
+            self._lift(share, group)
         group.members_waiting += 1
         group.reorder(share)
         if self.auditor is not None:
             share.watch = self.auditor.joined(group.path, share.path, share.counter)
+
+    def _lift(self, share: Share, group: Group) -> None:
+        if share.path in self._seeded:
+            group.catch_up(share)
+            self._ledger.owe(group)
+        else:
+            group.lift(share)
+        if not self._seeded:  # or a group whose tickets are still to come is forgotten
+            group.forget()
 
     def _dispatch(self, tenant: Tenant, ticket: Ticket) -> None:
         tenant.take()

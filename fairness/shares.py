@@ -207,6 +207,10 @@ class Group(Share):
         level = self.least() or self.last_left()
         if level is not None and level.counter > self.floor:
             self.floor = level.counter
+        self.catch_up(member)
+
+    def catch_up(self, member: Share) -> None:
+        """`member` is about to wait again, as it did elsewhere: raise it to the lift target as it is."""
         if member.counter < self.floor:
             member.base += self.floor - member.counter
             member.counter = self.floor
@@ -224,9 +228,22 @@ class Group(Share):
         """A member without work is forgotten as soon as its counter is not above the lift target."""
         if not member.at_rest() or (isinstance(member, Group) and not member.forgettable()):
             return
-        if member.counter <= self.floor:
-            del self.members[member.path]
+        if member.counter > self.floor:
+            self.set_aside(member)
         elif not member.idle:
+            del self.members[member.path]
+
+    def settle_in(self) -> None:
+        """Its members have been seeded: who has the most counts as who left last, so that nobody rides free."""
+        for member in self.members.values():
+            self.set_aside(member)
+            if member.counter >= self.level:
+                self.level = member.counter
+                self.last_ended = (-1, member)
+
+    def set_aside(self, member: Share) -> None:
+        """Look at a member again when the lift target has reached its counter."""
+        if not member.idle:
             member.idle = True
             heapq.heappush(self.resting, (member.counter, member.path, member))
 
@@ -235,7 +252,7 @@ class Group(Share):
         level = self.last_left()
         if level is not None and level.counter > self.floor:
             self.floor = level.counter
-            self.forget()
+        self.forget()
         return not self.members
 
     def forget(self) -> None:

@@ -138,9 +138,12 @@ class EngineRoom:
     def place(self, ticket: Ticket) -> str | None:
         if not self._fits(ticket):
             return None
+        self.take(ticket, "engine")
+        return "engine"
+
+    def take(self, ticket: Ticket, worker_id: str) -> None:
         self._running[ticket] = None
         self._minibatch += ticket.input_tokens
-        return "engine"
 
     def _fits(self, ticket: Ticket) -> bool:
         if len(self._running) >= self._config.max_running:

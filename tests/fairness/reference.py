@@ -121,6 +121,27 @@ class Reference:
     def set_weight(self, path: str, weight: float) -> None:
         self.weights[path] = weight
 
+    def move(self) -> None:
+        """All goes over into a fresh scheduler: what runs in the order of dispatch, then what waits, the oldest first.
+        It knows nothing of what is over but the counters: who has the most counts as who left last."""
+        running = [job for job in self.dispatched if self.jobs.get(job.name) is job]
+        waiting = self.queue("")
+        self.dispatched = [self._leader(group) for group in self._groups()] + running
+        for job in running:
+            job.order = self._tick()
+            job.turns = dict.fromkeys(job.turns, 0)
+        self.turns = dict.fromkeys(self.turns, 0)
+        for job in waiting:
+            job.order = self._tick()
+            for path in reversed(levels(job.tenant)):
+                self.counters[path] = max(self.counters[path], self.lift_targets.get(parent(path), 0))
+                if path != job.tenant and not self.turns[path]:
+                    self.turns[path] = self._tick()
+
+    def net(self, path: str) -> int:
+        """A counter without what the tickets that run are charged."""
+        return self.counters[path] - sum(job.paid.get(path, 0) for job in self.jobs.values() if not job.waiting)
+
     # -- what they stand on ------------------------------------------------------------------------------------
 
     def weight(self, path: str) -> float:
@@ -133,6 +154,16 @@ class Reference:
 
     def _members(self, group: str) -> list[str]:
         return [path for path in self.counters if parent(path) == group]
+
+    def _groups(self) -> list[str]:
+        """Those that have members, the deepest first."""
+        return sorted({parent(path) for path in self.counters}, key=lambda group: -group.count("/"))
+
+    def _leader(self, path: str) -> Job:
+        """A ticket of the member that has received the most, and of its member, down to a tenant."""
+        while not path or path.endswith("/"):
+            path = max(self._members(path), key=self.net)
+        return Job("", path, 0, 0, waiting=False)
 
     def _key(self, path: str) -> tuple[float, int]:
         return self.counters[path] // self.quantum, self._precedence(path)
