@@ -43,6 +43,20 @@ class Prompts:
         self._of_words += words
 
 
+class WordPrompts(Prompts):
+    """Prompts for an engine whose tokens are words, like the mock engine: of exactly the wanted length, and of four
+    bytes a token, so that who estimates by the rule of thumb is right too."""
+
+    def __init__(self) -> None:
+        super().__init__(("tok",), tokens_per_word=1.0)
+
+    def build(self, tokens: int) -> str:
+        return "tok " * tokens
+
+    def observe(self, words: int, tokens: int) -> None:
+        """There is nothing to learn."""
+
+
 def stock_words() -> Sequence[str]:
     """The sonnets that lie beside the traces, where they do; else a short built-in text, over and over."""
     arena = arena_trace()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +22,17 @@ from hypothesis import strategies as st
 from fairgate.processes import free_port, running
 from gateway.app import build
 from gateway.config import parse_config
+from gateway.estimate import raw_tokens
 from loadgen.live import Target, run_load
 from loadgen.mock_engine import BatchEngine, EngineSettings, Event, Generation
+from loadgen.mock_http import read_ask
 from loadgen.mock_server import MockServer
-from loadgen.prompts import Prompts
+from loadgen.prompts import WordPrompts
 from loadgen.record import Ending, LoadRecord
 from loadgen.service_log import EngineRecord, ServiceLogWriter, read_service_logs
 from loadgen.traces import LoadgenError, Request
 
 COMPLETIONS = "/v1/completions"
-
-
-def exact() -> Prompts:
-    """A prompt of as many words as wanted tokens, which is what the mock engine counts."""
-    return Prompts(("tok",), tokens_per_word=1.0)
 
 
 def engine(slots: int = 2, kv_tokens: int = 1000, prefill: float = 0.0) -> BatchEngine:
@@ -208,7 +207,7 @@ async def until(reached: Callable[[], object]) -> None:
 async def test_counts_are_exact_and_the_log_says_what_clients_saw(serve: Serve, tmp_path: Path, path: str) -> None:
     server = await serve()
     load = [Request(i / 1000, "ab"[i % 2], 1 + i, 1 + i % 7) for i in range(30)]
-    agree(await run_load(target(server, path=path), load, prompts=exact()), logged(tmp_path))
+    agree(await run_load(target(server, path=path), load, prompts=WordPrompts()), logged(tmp_path))
 
 
 async def test_an_answer_without_a_stream(serve: Serve) -> None:
@@ -261,6 +260,27 @@ async def test_a_client_that_leaves_frees_its_slot(serve: Serve, tmp_path: Path)
     assert events[0][1] == sum(line.event == "output" for line in logged(tmp_path).served) - 3
 
 
+async def test_steps_keep_to_their_times_and_catch_up(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process is held up for 50 steps: none is left out, none moves the others, and in the end it is on time."""
+    server = await serve(step_s=0.01)
+    due: list[float] = []
+    monkeypatch.setattr(server.engine, "step", lambda now: due.append(now) or [])
+    await until(lambda: due)
+    time.sleep(0.5)  # noqa: ASYNC251 - the fault
+    held_up_until = asyncio.get_running_loop().time()
+    assert due[-1] < held_up_until - 0.4
+    await until(lambda: due[-1] >= held_up_until)
+    assert [later - earlier for earlier, later in pairwise(due)] == pytest.approx([0.01] * (len(due) - 1))
+
+
+@pytest.mark.parametrize("tokens", [1, 7, 1000])
+def test_word_prompts_are_as_long_as_they_should_be(tokens: int) -> None:
+    """By the count of the engine, and by the estimate of the gateway, which has not seen the engine's."""
+    body = {"prompt": WordPrompts().build(tokens), "model": "m", "max_tokens": 1}
+    assert read_ask(COMPLETIONS, json.dumps(body).encode()).input_tokens == tokens
+    assert raw_tokens(body) == tokens
+
+
 async def test_a_connection_that_is_not_to_be_kept_is_closed_after_the_answer(serve: Serve) -> None:
     said = await said_until_closed(await serve(), b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     assert b'num_gpu_blocks="1000",max_num_seqs="4"' in said
@@ -291,13 +311,13 @@ async def test_a_gateway_finds_its_room_and_keeps_to_it(serve: Serve, tmp_path: 
         (worker,) = gateway.pools["main"].snapshot()[1]
         assert (worker.slots, worker.tokens) == (3, 64)
         through = Target(f"http://127.0.0.1:{gateway.port}", {"a": "key-a", "b": "key-b"}, "mock", path=COMPLETIONS)
-        agree(await run_load(through, load, prompts=exact()), logged(tmp_path))
+        agree(await run_load(through, load, prompts=WordPrompts()), logged(tmp_path))
     finally:
         await gateway.close()
     (kept,) = logged(tmp_path).engines.values()
     assert kept.peaks.in_flight == kept.peaks.running == 3
     assert kept.peaks.tokens_reserved <= 64
-    await run_load(target(server, path=COMPLETIONS), load, prompts=exact())
+    await run_load(target(server, path=COMPLETIONS), load, prompts=WordPrompts())
     (pressed,) = logged(tmp_path).engines.values()
     assert pressed.peaks.in_flight > 3
     assert pressed.peaks.tokens_held > 64
@@ -308,7 +328,7 @@ async def test_each_tenant_enters_through_its_own_addresses_in_turn(serve: Serve
     one, two, three = [await serve() for _ in range(3)]
     entries = {"a": [one.url, two.url + "/v1"], "b": [three.url]}
     load = [Request(i / 1000, tenant, 4, 2) for i in range(6) for tenant in "ab"]
-    record = await run_load(target(one, entries=entries), load, prompts=exact())
+    record = await run_load(target(one, entries=entries), load, prompts=WordPrompts())
     agree(record, logged(tmp_path))
     where = Counter((line.tenant, line.engine.name) for line in logged(tmp_path).served if line.event == "end")
     assert where == {("a", "0.log"): 3, ("a", "1.log"): 3, ("b", "2.log"): 6}
@@ -319,7 +339,7 @@ async def test_only_what_a_dead_address_held_is_lost(serve: Serve, tmp_path: Pat
     dies, lives = await serve(kv_tokens=10**9), await serve()
     entries = {"a": [dies.url, lives.url]}
     load = [Request(0.0, "a", 4, 10**6), Request(0.0, "a", 4, 3)]
-    loading = asyncio.create_task(run_load(target(dies, entries=entries), load, prompts=exact()))
+    loading = asyncio.create_task(run_load(target(dies, entries=entries), load, prompts=WordPrompts()))
     await until(lambda: any('"output"' in line for line in (tmp_path / "0.log").read_text().splitlines()))
     await dies.close()
     cut, whole = (await loading).exchanges
@@ -338,7 +358,7 @@ async def test_a_process_that_is_killed_has_logged_all_that_it_sent(tmp_path: Pa
     load = [Request(0.0, "ab"[i % 2], 4, 10**6) for i in range(5)]
     with running("mock engine", "mock-engine", *options, log=tmp_path / "out") as program:
         await asyncio.to_thread(program.wait_ready, url + "/health", 30.0)
-        sending = asyncio.create_task(run_load(Target(url, {"a": "k", "b": "k"}, "mock"), load, prompts=exact()))
+        sending = asyncio.create_task(run_load(Target(url, {"a": "k", "b": "k"}, "mock"), load, prompts=WordPrompts()))
         await until(lambda: log.read_text().count('"output"') > 50)
         program.process.send_signal(signal.SIGKILL)
         record = await sending
@@ -348,7 +368,7 @@ async def test_a_process_that_is_killed_has_logged_all_that_it_sent(tmp_path: Pa
     with running("mock engine", "mock-engine", *options, log=tmp_path / "out") as program:
         await asyncio.to_thread(program.wait_ready, url + "/health", 30.0)
         again = [Request(0.0, "a", 4, 5)]
-        (seen,) = (await run_load(Target(url, {"a": "k"}, "mock"), again, prompts=exact())).exchanges
+        (seen,) = (await run_load(Target(url, {"a": "k"}, "mock"), again, prompts=WordPrompts())).exchanges
         assert program.stop() == 0
     engines = read_service_logs(log)
     assert [(e.slots, e.starts) for e in engines.engines.values()] == [(5, 2)]

@@ -1,22 +1,32 @@
-"""What engines' logs add up to: by hand on made-up logs, and against brute force."""
+"""What engines' logs add up to: by hand on made-up logs, on a real gateway, and against brute force."""
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
+from hashlib import sha256
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fairness import Profiled, Weighted
+from gateway.app import build
+from gateway.config import parse_config
+from loadgen.live import Target, run_load
 from loadgen.measure import saturation
 from loadgen.mock_engine import EngineSettings, Event, Generation, Peaks
+from loadgen.mock_server import MockServer
+from loadgen.prompts import WordPrompts
 from loadgen.record import Ending, Exchange, LoadRecord
 from loadgen.service_log import ServiceLogError, ServiceLogWriter, judge, read_service_logs
+from loadgen.traces import Request
 
 COST = Weighted()
 START = {"t": 90.0, "event": "start", "model": "m", "slots": 2, "kv_tokens": 64, "step_s": 0.02}
@@ -181,6 +191,71 @@ def test_strangers_in_the_log_are_named(tmp_path: Path) -> None:
     before = read_service_logs(write(tmp_path / "2", work(99.0, "input", "zoe", 1)))
     assert judge("vtc", load(request("a", 0.0, 1.0)), before, COST, {}).series.service == {"a": (0.0,) * 20}
 
+
+# -- on a real gateway ---------------------------------------------------------------------------------------------
+
+BURST = 60
+
+
+async def backlog(policy: str, folder: Path) -> tuple[float, float]:
+    """Tenant a queues with a burst, then b does, before the engine takes its first step. The gap and 2U / min w."""
+    engine = MockServer(EngineSettings(slots=4, kv_tokens=64, step_s=0.002), folder / f"{policy}.log")
+    everyone_waits = asyncio.Event()
+    step = engine.engine.step
+    engine.engine.step = lambda now: step(now) if everyone_waits.is_set() else []  # type: ignore[method-assign]
+    await engine.start()
+    gateway = build(parse_config(_config(policy, engine.url)))
+    await gateway.start()
+    try:
+        url = f"http://127.0.0.1:{gateway.port}"
+        await _until(url + "/readyz", lambda page: True)
+        target = Target(url, {"a": "key-a", "b": "key-b"}, "mock", path="/v1/completions")
+        arrivals = [Request(0.0, tenant, 8, 8) for tenant in "ab" for _ in range(BURST)]
+        loading = asyncio.create_task(run_load(target, arrivals, prompts=WordPrompts()))
+        await _until(url + "/metrics", lambda page: _waiting(page) == 2 * BURST - 4)
+        everyone_waits.set()
+        record = await loading
+    finally:
+        await gateway.close()
+        await engine.close()
+    assert record.endings()[Ending.FINISHED] == 2 * BURST
+    run = judge(policy, record, read_service_logs(folder / f"{policy}.log"), COST, {})
+    return max(run.series.gap), 2 * COST.most_rise(64, 64, 64)
+
+
+def _config(policy: str, engine: str) -> dict[str, Any]:
+    return {
+        "listen": {"port": 0},
+        "pools": {
+            "main": {"models": ["mock"], "workers": [{"url": engine}], "policy": policy, "predict": "max_tokens"}
+        },
+        "tenants": [{"id": t, "keys_sha256": [sha256(f"key-{t}".encode()).hexdigest()]} for t in "ab"],
+        "health": {"interval_s": 0.05},
+    }
+
+
+async def _until(url: str, reached: Callable[[str], bool]) -> None:
+    async with asyncio.timeout(30), aiohttp.ClientSession() as session:
+        while True:
+            async with session.get(url) as response:
+                if response.status == 200 and reached(await response.text()):
+                    return
+            await asyncio.sleep(0.005)
+
+
+def _waiting(page: str) -> float:
+    return sum(float(n) for n in re.findall(r"^fairgate_queue_requests\{.*\} (\S+)$", page, re.MULTILINE))
+
+
+async def test_the_bound_holds_under_vtc_and_breaks_under_fcfs(tmp_path: Path) -> None:
+    """FCFS is the control: it serves all of the first burst before any of the second."""
+    gap, bound = await backlog("vtc", tmp_path)
+    assert 0 < gap <= bound
+    gap, bound = await backlog("fcfs", tmp_path)
+    assert gap > 2 * bound
+
+
+# -- against brute force -------------------------------------------------------------------------------------------
 
 Lines = Sequence[tuple[int, str, int]]
 
