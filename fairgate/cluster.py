@@ -19,7 +19,18 @@ from typing import Any
 from rich.console import Console
 
 from fairgate.front import nginx_conf, prometheus_yml
-from fairgate.processes import ProcessError, Program, Stopped, free_port, go_on, running, stop_signals, write_config
+from fairgate.processes import (
+    FAIRGATE,
+    ProcessError,
+    Program,
+    Stopped,
+    free_port,
+    go_on,
+    running,
+    stop_signals,
+    tied,
+    write_config,
+)
 from fairgate.serve import DEMO_KEYS, START_TIMEOUT_S, demo_config
 from fairgate.stores import StoreServer, find_servers
 
@@ -108,7 +119,8 @@ class Cluster:
             self._say(f"starting {name}")
             settings = self.plan.gateway_config(name, port, workers, store)
             config = write_config(settings, self.plan.folder / f"{name}.yaml")
-            programs.append(Program(name, "gateway", "--config", str(config), log=self._log(name)))
+            arguments = ("gateway", "--config", str(config))
+            programs.append(Program(name, *arguments, log=self._log(name), command=tied(FAIRGATE)))
             self.programs[name] = programs[-1]
         for name, port in self.gateways.items():
             self._wait(name, f"http://{_local(port)}/readyz")
@@ -141,8 +153,9 @@ class Cluster:
         self._run("prometheus", *arguments, address, command=(binary,))
         self._wait("prometheus", f"http://{_local(self.prometheus)}/-/ready")
 
-    def _run(self, name: str, *arguments: str, **how: Any) -> None:
-        self.programs[name] = self.stack.enter_context(running(name, *arguments, log=self._log(name), **how))
+    def _run(self, name: str, *arguments: str, command: Sequence[str] = FAIRGATE) -> None:
+        program = running(name, *arguments, log=self._log(name), command=tied(command))
+        self.programs[name] = self.stack.enter_context(program)
 
     def _wait(self, name: str, url: str, timeout_s: float = READY_TIMEOUT_S) -> None:
         self.programs[name].wait_ready(url, timeout_s, lambda: go_on(self.signals))

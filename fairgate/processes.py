@@ -27,6 +27,18 @@ class Stopped(Exception):
 
 
 FAIRGATE = (sys.executable, "-m", "fairgate")
+_PR_SET_PDEATHSIG = 1
+_TIED = f"""
+import ctypes, os, sys
+ctypes.CDLL(None).prctl({_PR_SET_PDEATHSIG}, {int(signal.SIGKILL)})
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+
+def tied(command: Sequence[str]) -> Sequence[str]:
+    """The command as one that dies (SIGKILL) with the *thread* that starts it, however that ends: a crash of ours
+    leaves nothing behind. Only Linux can do that (prctl(2), PR_SET_PDEATHSIG); elsewhere it is just the command."""
+    return (sys.executable, "-ISc", _TIED, *command) if sys.platform == "linux" else command
 
 
 class Program:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import secrets
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,20 +20,13 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from fairgate.processes import ProcessError, Program, free_port
+from fairgate.processes import ProcessError, Program, free_port, tied
 
 START_TIMEOUT_S = 20.0
 SLOTS = 16384
 # Outside the range that systems give to outgoing connections: a client that tries again and again while its server
 # is down would sooner or later connect to itself, and the server could not come back on its port.
 _PORTS = range(20_000, 32_000)
-_PR_SET_PDEATHSIG = 1
-_EXEC = f"""
-import ctypes, os, sys
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl({_PR_SET_PDEATHSIG}, {int(signal.SIGKILL)})
-os.execv(sys.argv[1], sys.argv[1:])
-"""
 
 
 def find_servers() -> dict[str, Path]:
@@ -92,7 +84,7 @@ class StoreServer:
             f"store ({self.binary.name})",
             *self._arguments(),
             log=self.folder / "server.log",
-            command=(sys.executable, "-ISc", _EXEC, str(self.binary)),
+            command=tied([str(self.binary)]),
         )
         try:
             _wait(self._answers, f"{self.binary.name} on port {self.port} to answer PING")

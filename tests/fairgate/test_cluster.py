@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import openai
+import psutil
 import pytest
 
 from fairgate.cluster import Plan
@@ -90,11 +91,11 @@ def only_a_store(tmp_path):
 
 
 def alive(pid):
+    """Dead is also what nobody has collected yet."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
-    return True
 
 
 def streamed(door, key):
@@ -169,6 +170,17 @@ def test_ctrl_c_while_it_starts_ends_what_was_started(tmp_path, only_a_store):
 def pid_of_store(folder):
     """From its own log: `PID:ROLE DATE * ...`."""
     return int(re.search(r"^(\d+):", (folder / "store" / "server.log").read_text(), re.MULTILINE)[1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="children that die with their parent are a feature of Linux")
+def test_nothing_outlives_a_crash_of_the_command(tmp_path, only_a_store):
+    with cluster(tmp_path / "run", only_a_store) as running:
+        running.process.kill()
+        running.process.wait()
+        deadline = time.monotonic() + 30
+        while any(alive(pid) for pid in running.pids.values()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not [name for name, pid in running.pids.items() if alive(pid)]
 
 
 def test_without_a_store_server_it_says_what_to_install(tmp_path):
