@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from itertools import combinations
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -74,6 +75,18 @@ def test_what_a_service_mounts_is_there(name):
             assert mode == ["ro"]
         else:
             assert source in COMPOSE["volumes"]
+
+
+def test_what_the_image_installs_has_every_file_that_code_reads():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    patterns = settings["package-data"]["*"]
+    packages = [ROOT / name.rstrip("*") for name in settings["packages"]["find"]["include"]]
+    files = {file for package in packages for file in package.rglob("*") if file.is_file()}
+    read = {file for file in files if file.suffix not in {".py", ".pyc", ".so", ".md"}}
+    homes = {file.parent for file in files if file.name == "__init__.py"}
+    installed = {file for home in homes for pattern in patterns for file in home.glob(pattern)}
+    assert [file for file in read if file.suffix == ".lua"]
+    assert read - installed == set()
 
 
 def test_only_the_front_is_reached_from_outside():
