@@ -74,6 +74,14 @@ class Book:
         """In the order in which they were opened."""
         return list(self._open)
 
+    def price_by(self, cost: CostFunction) -> None:
+        """From now on tickets cost this; what is charged stays until its ticket is settled the next time."""
+        self._cost = cost
+
+    def total(self, path: str) -> int:
+        """Milli-units ever charged at `path`."""
+        return self._totals.get(path, 0)
+
     def totals(self) -> dict[str, int]:
         """Milli-units ever charged, by path: a tenant's id, or a group's with a slash at its end. Paths stay for
         ever."""

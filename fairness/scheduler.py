@@ -261,7 +261,12 @@ class Scheduler:
         ticket.worker = worker
         ticket.seq = next(self._seq)
         ticket.state = State.RUNNING
-        self._ledger.take_over(self._forest.tenant(ticket), ticket)
+        tenant = self._forest.tenant(ticket)
+        group = tenant.group
+        while group is not None:
+            group.turn = next(self._seq)
+            group = group.group
+        self._ledger.take_over(tenant, ticket)
         if self.auditor is not None:
             self.auditor.refresh()
 

@@ -129,14 +129,16 @@ class Reference:
         self.dispatched = [self._leader(group) for group in self._groups()] + running
         for job in running:
             job.order = self._tick()
-            job.turns = dict.fromkeys(job.turns, 0)
-        self.turns = dict.fromkeys(self.turns, 0)
+            for path in reversed(levels(job.tenant)[:-1]):
+                self.turns[path] = job.turns[path] = self._tick()
+        begun = set[str]()
         for job in waiting:
             job.order = self._tick()
             for path in reversed(levels(job.tenant)):
                 self.counters[path] = max(self.counters[path], self.lift_targets.get(parent(path), 0))
-                if path != job.tenant and not self.turns[path]:
+                if path != job.tenant and path not in begun:
                     self.turns[path] = self._tick()
+                begun.add(path)
 
     def net(self, path: str) -> int:
         """A counter without what the tickets that run are charged."""

@@ -64,6 +64,7 @@ class MovingWorld(World):
 
     def do_move(self, a: int, b: int) -> None:
         self.moves += 1
+        self.drop_too_large()
         running = [self.ticket(job.name) for job in self.reference.dispatched if job.name in self.reference.jobs]
         waiting = [self.ticket(job.name) for job in self.reference.queue("")]
         counters, targets = net_counters(self.scheduler, running), floors(self.scheduler)
@@ -78,6 +79,13 @@ class MovingWorld(World):
             assert self.scheduler.submit(self.swap(ticket), self.now) is None
             self.scheduler.check_integrity()
         self.do_pick(a, b)  # from here on whoever begins to wait is new
+
+    def drop_too_large(self) -> None:
+        """A ticket whose input was counted, and which then was requeued, may be too large to be submitted anew."""
+        for ticket in self.all(State.WAITING):
+            if ticket.input_tokens + 1 > self.room.capacity().largest:
+                self.scheduler.cancel(ticket)
+                self.reference.leave(ticket.id)
 
     def fresh(self) -> Scheduler:
         s = self.setting
