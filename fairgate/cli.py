@@ -72,7 +72,9 @@ def cluster(
     mock: Annotated[
         bool, typer.Option("--mock", help="Engines without a model: starts at once, says nothing.")
     ] = False,
-    port: Annotated[int, typer.Option(help="Port in front on 127.0.0.1; another free one if it is taken.")] = 8080,
+    port: Annotated[
+        int, typer.Option(help="Port in front on 127.0.0.1; another free one if it is taken.", min=0, max=65535)
+    ] = 8080,
     folder: Annotated[
         Path | None, typer.Option(help="Folder for configurations and logs; a new temporary one by default.")
     ] = None,

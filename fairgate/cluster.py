@@ -82,13 +82,16 @@ class Cluster:
     gateways: dict[str, int] = field(default_factory=dict)
     front: int | None = None
     prometheus: int | None = None
+    _ports: set[int] = field(default_factory=set)
 
     def start(self) -> None:
         """Return when everything answers. Raises ProcessError, and Stopped on a signal."""
+        front = self._port(self.plan.port)
+        self.workers = {f"worker-{n}": self._port(8100 + n) for n in range(1, self.plan.workers + 1)}
+        self.gateways = {f"gateway-{n}": self._port(8200 + n) for n in range(1, self.plan.gateways + 1)}
         store = self._start_store()
         self._start_workers()
-        self.gateways = {f"gateway-{n}": free_port(self.plan.port + n) for n in range(1, self.plan.gateways + 1)}
-        self._start_front()
+        self._start_front(front)
         self._start_prometheus()
         self._start_gateways(store)
         if self.front is not None:
@@ -104,7 +107,6 @@ class Cluster:
         return store.url
 
     def _start_workers(self) -> None:
-        self.workers = {f"worker-{n}": free_port(8100 + n) for n in range(1, self.plan.workers + 1)}
         note = "" if self.plan.mock else "; the first start converts the model, which takes a minute"
         for name, port in self.workers.items():
             self._say(f"starting {name}{note}")
@@ -125,24 +127,24 @@ class Cluster:
         for name, port in self.gateways.items():
             self._wait(name, f"http://{_local(port)}/readyz")
 
-    def _start_front(self) -> None:
+    def _start_front(self, port: int) -> None:
         binary = shutil.which("nginx")
         if binary is None:
             return
         self._say("starting nginx")
-        self.front = free_port(self.plan.port)
+        self.front = port
         text = nginx_conf(_local(self.front), [_local(port) for port in self.gateways.values()], self.plan.folder)
         (self.plan.folder / "nginx.conf").write_text(text)
-        user = "user root; " if os.geteuid() == 0 else ""  # else its workers could not enter the folder
         arguments = ("-p", str(self.plan.folder), "-e", "stderr", "-c", "nginx.conf")
-        self._run("front", *arguments, "-g", f"{user}daemon off; pid nginx.pid;", command=(binary,))
+        single = "daemon off; master_process off; pid nginx.pid;"  # workers would outlive a master that is killed
+        self._run("front", *arguments, "-g", single, command=(binary,))
 
     def _start_prometheus(self) -> None:
         binary = shutil.which("prometheus")
         if binary is None:
             return
         self._say("starting Prometheus")
-        self.prometheus = free_port(9090)
+        self.prometheus = self._port(9090)
         targets = {"gateway": self.gateways, "worker": self.workers}
         jobs = {job: [_local(port) for port in ports.values()] for job, ports in targets.items()}
         config = self.plan.folder / "prometheus.yml"
@@ -152,6 +154,13 @@ class Cluster:
         address = f"--web.listen-address={_local(self.prometheus)}"
         self._run("prometheus", *arguments, address, command=(binary,))
         self._wait("prometheus", f"http://{_local(self.prometheus)}/-/ready")
+
+    def _port(self, preferred: int) -> int:
+        """A free port that nothing else of this cluster was given."""
+        while (port := free_port(preferred)) in self._ports:
+            preferred = 0
+        self._ports.add(port)
+        return port
 
     def _run(self, name: str, *arguments: str, command: Sequence[str] = FAIRGATE) -> None:
         program = running(name, *arguments, log=self._log(name), command=tied(command))
