@@ -80,6 +80,7 @@ class MockServer:
         generation = Generation(call.request_id, ask.tenant, ask.input_tokens, ask.max_tokens, stream.produced)
         reply.on_gone = generation.abort
         self.engine.submit(generation)
+        self._log.arrived(time.time(), generation)
 
     def _tick(self) -> None:
         self._step()

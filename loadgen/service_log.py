@@ -1,11 +1,12 @@
 """The service log of engines: JSON lines that say which tenant received which tokens when, and what they add up to.
 
     {"t": 1700000000.02, "event": "start", "model": "mock", "slots": 16, "kv_tokens": 8192, "step_s": 0.02}
-    {"t": ..., "event": "input" | "output" | "end" | "abort", "tenant": "a", "id": "7f3a.12-4-1", "tokens": 1}
+    {"t": ..., "event": "output", "tenant": "a", "id": "7f3a.12-4-1", "tokens": 1}
     {"t": ..., "event": "peak", "running": 16, "in_flight": 16, "tokens_held": 900, "tokens_reserved": 4096}
 
-`t` in seconds of Unix time. The tokens of `end` and `abort` are all that were produced. What a step did is one write,
-made before any of its tokens is sent, so a killed engine loses at most a line that was half written. An engine that
+`t` in seconds of Unix time. What happens to a request: `arrival` (with its input tokens), `input` (its prefill is
+done), `output`, and `end` or `abort` (with all output tokens). What a step did, and what arrived since the one before,
+is one write, made before any of its tokens is sent: of what a killed engine sent, nothing is missing. An engine that
 starts again on the same file begins a new line with a new `start`.
 
 The log is the judge of a live run: it does not depend on what a gateway believes, nor on what a client got to see.
@@ -14,8 +15,8 @@ The log is the judge of a live run: it does not depend on what a gateway believe
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
 from types import TracebackType
@@ -24,13 +25,13 @@ from typing import Any, NamedTuple, Self
 from fairness import CostFunction
 from loadgen.measure import request_records
 from loadgen.metrics import ServiceLog, summarise
-from loadgen.mock_engine import EngineSettings, Event, Peaks
-from loadgen.record import LoadRecord
-from loadgen.results import Run
+from loadgen.mock_engine import EngineSettings, Event, Generation, Peaks
+from loadgen.record import Exchange, LoadRecord
+from loadgen.results import RequestRecord, Run
 from loadgen.traces import LoadgenError
 
 NO_PEAKS = Peaks()
-WORK = ("input", "output", "end", "abort")
+WORK = ("arrival", "input", "output", "end", "abort")
 
 
 class ServiceLogError(LoadgenError):
@@ -38,19 +39,25 @@ class ServiceLogError(LoadgenError):
 
 
 class ServiceLogWriter:
-    """Appends to a log file without a buffer: each call is one write to the system. Raises OSError."""
+    """Appends to a log file; each `write` is one write to the system. Raises OSError."""
 
     def __init__(self, path: Path, settings: EngineSettings, now: float) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
         self._file = path.open("ab", buffering=0)
+        self._arrivals: list[str] = []
         names = ("model", "slots", "kv_tokens", "step_s")
         start = {"t": now, "event": "start", **{name: getattr(settings, name) for name in names}}
         self._file.write(b"\n" * torn + json.dumps(start).encode() + b"\n")
 
+    def arrived(self, now: float, generation: Generation) -> None:
+        """Goes out with the next `write`."""
+        self._arrivals.append(_line(now, Event("arrival", generation, generation.input_tokens)))
+
     def write(self, now: float, events: Iterable[Event], peaks: Peaks | None = None) -> None:
         """What one step did, and its peaks where they rose."""
-        lines = [_line(now, event) for event in events]
+        lines = [*self._arrivals, *(_line(now, event) for event in events)]
+        self._arrivals.clear()
         if peaks is not None:
             lines.append(json.dumps({"t": now, "event": "peak", **peaks._asdict()}) + "\n")
         if lines:
@@ -95,9 +102,10 @@ class EngineLog:
 
 @dataclass(slots=True)
 class Work:
-    """All that engines did for one request of a client: prefills, output tokens, and how its runs ended."""
+    """All that engines did for one request of a client: when it came, prefills, output, and how its runs ended."""
 
     tenant: str
+    arrivals: list[float] = field(default_factory=list)
     inputs: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
@@ -152,7 +160,9 @@ class EngineRecord:
 
 
 def _enter(work: Work, line: Served) -> None:
-    if line.event == "input":
+    if line.event == "arrival":
+        work.arrivals.append(line.t)
+    elif line.event == "input":
         work.inputs += 1
         work.input_tokens += line.tokens
     elif line.event == "output":
@@ -224,17 +234,34 @@ def judge(
     policy: str, load: LoadRecord, engines: EngineRecord, cost: CostFunction, weights: Mapping[str, float]
 ) -> Run:
     """The figures of a live run by the one set of definitions (`loadgen.metrics`): service as the engines' logs have
-    it; a request arrives when it was sent, and waits from then for as long as the gateway says, else until its first
-    token. `loadgen.measure.saturation` says whether the shares mean anything.
+    it, and a request waits while it did so for certain, so that a gap over the bound is none of the clients' making.
+    `loadgen.measure.saturation` says whether the shares mean anything.
 
     Raises ServiceLogError when an engine served a tenant that sent nothing.
     """
     log = engines.service_log(cost, load.started_at)
-    strangers = sorted(set(log.tenants) - set(load.tenants()))
-    if strangers:
-        raise ServiceLogError(
-            f"engines served {strangers[0]!r}, who sent nothing in this run; expected only its tenants"
-        )
-    records = zip(request_records(load), load.exchanges, strict=True)
-    sent = [replace(record, arrival_s=max(record.arrival_s, exchange.sent_s)) for record, exchange in records]
-    return summarise(policy, sent, log, cost, weights)
+    if strangers := sorted(set(log.tenants) - set(load.tenants())):
+        raise ServiceLogError(f"engines served {strangers[0]!r}, who sent nothing here; expected only tenants that did")
+    work = engines.requests()
+    records = [
+        _certain(record, exchange, [t - load.started_at for t in _arrivals(work, exchange)])
+        for record, exchange in zip(request_records(load), load.exchanges, strict=True)
+    ]
+    return summarise(policy, records, log, cost, weights)
+
+
+def _arrivals(work: Mapping[str, Work], exchange: Exchange) -> list[float]:
+    known = work.get(exchange.request_id)
+    return known.arrivals if known else []
+
+
+def _certain(record: RequestRecord, exchange: Exchange, arrivals: Sequence[float]) -> RequestRecord:
+    """The request waits from the latest moment at which it can have reached the gateway, which is when it came to the
+    engine less its time in the queue, to the earliest at which its turn can have come, which is when it was sent plus
+    that time. One that never came to an engine waits from when it was sent."""
+    if not arrivals:
+        return replace(record, arrival_s=max(record.arrival_s, exchange.sent_s))
+    if exchange.queue_s is None or len(arrivals) > 1:  # when its turn came is not known
+        return replace(record, arrival_s=exchange.sent_s, dispatched_s=exchange.sent_s)
+    began = max(exchange.sent_s, arrivals[0] - exchange.queue_s)
+    return replace(record, arrival_s=began, dispatched_s=max(began, exchange.sent_s + exchange.queue_s))

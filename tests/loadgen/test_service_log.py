@@ -21,6 +21,7 @@ from gateway.app import build
 from gateway.config import parse_config
 from loadgen.live import Target, run_load
 from loadgen.measure import saturation
+from loadgen.metrics import waiting
 from loadgen.mock_engine import EngineSettings, Event, Generation, Peaks
 from loadgen.mock_server import MockServer
 from loadgen.prompts import WordPrompts
@@ -128,7 +129,7 @@ def test_a_line_that_a_kill_tore_is_left_out(tmp_path: Path, torn: bytes) -> Non
     [
         ([b"{torn\n", work(2.0, "output", "a", 1)], "line 2: .*torn.* expected a JSON object"),
         ([b"[1]\n", work(2.0, "output", "a", 1)], r"line 2: .*\[1\]"),
-        ([{"t": 1.0, "event": "lunch"}], "line 2: event 'lunch'; expected start, peak, input"),
+        ([{"t": 1.0, "event": "lunch"}], "line 2: event 'lunch'; expected start, peak, arrival, input"),
         ([{"t": 1.0, "event": "input", "tenant": "a", "id": "1"}], "line 2: 'tokens'"),
         ([{"t": 1.0, "event": "peak", "height": 1}], "line 2: .*height"),
         ([{"t": "noon", "event": "peak"}], "line 2: .*noon"),
@@ -171,6 +172,21 @@ def test_the_engines_decide_what_was_served_and_the_clients_when_they_waited(tmp
     }
 
 
+def test_a_request_waits_only_while_it_did_for_certain(tmp_path: Path) -> None:
+    """In the queue for 5 s between 1 s, when it was sent, and 8 s, when an engine got it: so from 3 to 6 s at least.
+    One that came to engines twice, or whose time in the queue is not known, tells nothing."""
+    arrivals = [work(108.0, "arrival", "a", 10, "r.1-4-1"), work(104.0, "arrival", "b", 10, "r.3-6-1")]
+    twice = [work(t, "arrival", "b", 10, f"r.2-5-{t}") for t in (104.0, 106.0)]
+    found = read_service_logs(write(tmp_path / "1", *arrivals, *twice))
+    unknown = request("b", 1.0, 2.0, "r.3")
+    unknown.queue_s = None
+    lost = request("c", 1.0, 2.0, "r.4")
+    lost.queue_s, lost.sent_s = None, 1.5
+    sent = [request("a", 1.0, 6.0), request("b", 1.0, 5.0, "r.2"), unknown, lost]
+    run = judge("vtc", load(*sent), found, COST, {})
+    assert [waiting(run.records, tenant) for tenant in "abc"] == [[(3.0, 6.0)], [], [(1.5, 19.0)]]
+
+
 def test_whether_shares_mean_anything_is_said(tmp_path: Path) -> None:
     """Two tenants wait over [0, 10) and are given 30 and 10 units; each alone asks for twice its fair share."""
     lines = [work(100.5 + i, "input", "a" if i % 4 else "b", 4, f"r.{i}") for i in range(10)]
@@ -194,12 +210,12 @@ def test_strangers_in_the_log_are_named(tmp_path: Path) -> None:
 
 # -- on a real gateway ---------------------------------------------------------------------------------------------
 
-BURST = 60
+BURST = 40
 
 
 async def backlog(policy: str, folder: Path) -> tuple[float, float]:
-    """Tenant a queues with a burst, then b does, before the engine takes its first step. The gap and 2U / min w."""
-    engine = MockServer(EngineSettings(slots=4, kv_tokens=64, step_s=0.002), folder / f"{policy}.log")
+    """Tenant a queues many, then b does, before the engine takes its first step. The gap and 2U / min w."""
+    engine = MockServer(EngineSettings(slots=4, kv_tokens=64, step_s=0.01), folder / f"{policy}.log")
     everyone_waits = asyncio.Event()
     step = engine.engine.step
     engine.engine.step = lambda now: step(now) if everyone_waits.is_set() else []  # type: ignore[method-assign]
@@ -210,7 +226,7 @@ async def backlog(policy: str, folder: Path) -> tuple[float, float]:
         url = f"http://127.0.0.1:{gateway.port}"
         await _until(url + "/readyz", lambda page: True)
         target = Target(url, {"a": "key-a", "b": "key-b"}, "mock", path="/v1/completions")
-        arrivals = [Request(0.0, tenant, 8, 8) for tenant in "ab" for _ in range(BURST)]
+        arrivals = [Request(i * 0.005, "ab"[i >= BURST], 8, 8) for i in range(2 * BURST)]
         loading = asyncio.create_task(run_load(target, arrivals, prompts=WordPrompts()))
         await _until(url + "/metrics", lambda page: _waiting(page) == 2 * BURST - 4)
         everyone_waits.set()
