@@ -1,7 +1,7 @@
 -- apply: one batch of a replica's operations, all or nothing, then picks until nothing fits.
 --
--- KEYS[1]  "{namespace:pool}"
--- ARGV[1]  JSON {"replica": id, "batch": n, "seen": id of the last entry read from its stream or "", "ops": [[name, ...], ...]}
+-- keys[1]  "{namespace:pool}"
+-- args[1]  JSON {"replica": id, "batch": n, "seen": id of the last entry read from its stream or "", "ops": [[name, ...], ...]}
 -- returns  {"ok", now ms, epoch, revision, waiting, replicas, gathering 0/1, hold ms, more 0/1, refusals, grants,
 --           shares {{path, lifted, counter, floor}, ...}}
 --          {"rejoin", now ms, "unknown" | "behind"}: nothing was applied; the next batch must begin with "join"
@@ -30,7 +30,7 @@ local function reply(more)
   }
 end
 
-local function run(request)
+local function run_all(request)
   for _, operation in ipairs(request.ops) do
     op[operation[1]](request.replica, unpack(operation, 2))
   end
@@ -54,7 +54,7 @@ local function finish(request)
 end
 
 local function apply(request)
-  store.open()
+  tree.recalls = false
   local joins = request.ops[1] and request.ops[1][1] == "join"
   local record = call("HGET", P .. ":replicas", request.replica)
   replicas.mine = record and unpack_record(record) or nil
@@ -70,10 +70,13 @@ local function apply(request)
   else
     replicas.renew(request.replica)
   end
-  run(request)
+  run_all(request)
   replicas.is_present(request.replica)
   replicas.reap(request.replica)
   return finish(request)
 end
 
-return apply(cjson.decode(ARGV[1]))
+function entry.apply(keys, args)
+  store.open(keys[1])
+  return apply(cjson.decode(args[1]))
+end

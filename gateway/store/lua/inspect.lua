@@ -1,6 +1,6 @@
 -- inspect: the state of a pool, for people, metrics and tests. Changes nothing. O(members that are known, 1,000 at most).
 --
--- KEYS[1]  "{namespace:pool}"
+-- keys[1]  "{namespace:pool}"
 -- returns  JSON, or nil where there is no pool. Counters in thousandths of a service unit / weight.
 
 local MOST = 1000
@@ -40,8 +40,8 @@ local function workers()
   return found
 end
 
-local function inspect()
-  store.open()
+function entry.inspect(keys)
+  store.open(keys[1])
   if not pool then
     return nil
   end
@@ -63,5 +63,3 @@ local function inspect()
   end
   return cjson.encode(found)
 end
-
-return inspect()

@@ -1,19 +1,23 @@
--- What every script begins with: the pool's records, read once and written once.
+-- What every function begins with: the pool's records, read once and written once.
 --
--- A script reads the records it needs into tables, changes those, and `save` writes what changed at its end. Only the
+-- A call reads the records it needs into tables, changes those, and `save` writes what changed at its end. Only the
 -- sorted sets, which are looked into between changes, are kept up to date at once.
 --
--- KEYS[1]  prefix of all keys of the pool, a hash tag: "{namespace:pool}"
--- Counters and charges are integers in thousandths of a service unit / weight, times are milliseconds of the server.
+-- All keys of a pool begin with its hash tag, "{namespace:pool}". Counters and charges are integers in thousandths of a
+-- service unit / weight, times are milliseconds of the server.
 
-local P, call = KEYS[1], redis.call
-local pack, unpack_record = cmsgpack.pack, cmsgpack.unpack
-
-local store = { shares = {}, tickets = {}, changed_shares = {}, changed_tickets = {}, books = {} }
+local P, call, pack, unpack_record -- of this call; a library must not touch them while it is loaded
+local store = {}
 local pool -- the record at :pool, nil before the first join
 local now -- ms
+local entry = {} -- what the library registers: name -> function(keys, args)
+local op = {} -- operation name -> function(replica, arguments...)
+local out -- what the calling replica is told: refusals, grants
 
-function store.open()
+function store.open(prefix)
+  P, call, pack, unpack_record = prefix, redis.call, cmsgpack.pack, cmsgpack.unpack
+  store.shares, store.tickets, store.changed_shares, store.changed_tickets, store.books = {}, {}, {}, {}, {}
+  out = { refusals = {}, grants = {} }
   local time = call("TIME")
   now = time[1] * 1000 + math.floor(time[2] / 1000)
   local record = call("GET", P .. ":pool")
@@ -128,6 +132,3 @@ function store.save()
   save_records(P .. ":tickets", store.changed_tickets, store.tickets)
   call("SET", P .. ":pool", pack(pool))
 end
-
-local op = {} -- operation name -> function(replica, arguments...)
-local out = { refusals = {}, grants = {} } -- for the calling replica

@@ -1,0 +1,68 @@
+"""What a replica remembers of a pool's counters, should the store forget them or be away for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(slots=True)
+class Share:
+    """A tenant or a group as the store last told of it, in thousandths. `own`: this replica's part of the counter."""
+
+    lifted: int
+    counter: int
+    floor: int
+    own: int
+
+
+class Known:
+    """`own(path)` is what this replica has charged there, now (`Book.total`)."""
+
+    def __init__(self, own: Callable[[str], int]) -> None:
+        self._own = own
+        self._shares: dict[str, Share] = {}
+        self.seq = -1
+        self.number = -1
+        self.peers = 1
+
+    def heard(self, shares: Iterable[tuple[str, int, int, int]]) -> None:
+        for path, lifted, counter, floor in shares:
+            self._shares[path] = Share(lifted, counter, floor, self._own(path))
+
+    def turned(self, seq: int, number: int) -> None:
+        """A ticket with this place in the queue was dispatched as this number."""
+        self.seq, self.number = max(self.seq, seq), max(self.number, number)
+
+    def next_number(self) -> int:
+        self.number += 1
+        return self.number
+
+    def counter(self, path: str) -> int:
+        """What the counter is now, as far as this replica can know."""
+        share = self._shares.get(path)
+        own = self._own(path)
+        return own if share is None else share.counter + own - share.own
+
+    def counters(self, paths: Iterable[str]) -> dict[str, int]:
+        """Of all that the store told of, and of `paths`."""
+        return {path: self.counter(path) for path in {*self._shares, *paths} if path}
+
+    def floors(self) -> dict[str, int]:
+        """Lift targets by group; "" is the root."""
+        return {path: share.floor for path, share in self._shares.items() if path == "" or path.endswith("/")}
+
+    def reached(self, counters: Mapping[str, int], floor: int) -> None:
+        """Alone, the counters came to this: beyond what was charged, they were lifted. `floor` is the root's."""
+        for path, counter in counters.items():
+            share = self._shares.get(path) or Share(0, 0, 0, 0)
+            lifted = share.lifted + max(0, counter - self.counter(path))
+            self._shares[path] = Share(lifted, counter, share.floor, self._own(path))
+        root = self._shares.get("") or Share(0, 0, 0, 0)
+        self._shares[""] = Share(root.lifted, root.counter, max(root.floor, floor), 0)
+
+    def told(self) -> dict[str, Any]:
+        """The form that `join` has for it."""
+        shares = {path: [share.lifted, share.counter, share.floor] for path, share in self._shares.items()}
+        return {"shares": shares, "seq": self.seq, "number": self.number}

@@ -1,0 +1,292 @@
+"""The way to a pool's state machine in the store: one call in flight, in order, the same batch again until answered.
+
+What comes up while a call is on its way goes into the next one, so many operations share a call under load. Tokens
+that were seen may wait `flush_s` for company; everything else is told at once. A batch has a number, and the store
+keeps the last one with its reply, so sending it again does no harm. When no answer comes within `timeout_s` the store
+counts as lost: what was not told is dropped, because the `join` that follows tells everything.
+
+Grants for this replica that other replicas' calls brought about come over a stream of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from gateway.config import StoreConfig
+from gateway.store.client import StoreClient, StoreError
+from gateway.store.reply import Reply, Turn, read_reply, read_turn
+from gateway.store.sources import machine
+
+logger = logging.getLogger("gateway")
+
+Op = list[Any]
+MOST_OPS = 1000
+"""Operations in one call, so that none keeps the server busy for long. Reports of tokens come on top."""
+RETRY_PAUSE = 0.02
+FIRST_PAUSE = 0.05
+
+
+class Replica(Protocol):
+    """Whose operations these are."""
+
+    def joining(self) -> list[Op]:
+        """Begin anew: the operations that tell the store everything, `join` first."""
+
+    def applied(self, reply: Reply, ops: list[Op]) -> None:
+        """A batch was applied; with `join` in it a new epoch has begun."""
+
+    def lost(self, reason: str) -> None:
+        """The store does not answer."""
+
+    def heard(self, turn: Turn) -> None:
+        """A turn that came over the stream."""
+
+    def adopt(self, text: str) -> bool:
+        """The configuration in force. Whether the replica must join anew because of it."""
+
+    def inspected(self, view: dict[str, Any]) -> None:
+        """What the pool looks like (inspect.lua)."""
+
+    @property
+    def revision(self) -> int: ...
+
+
+class Link:
+    """`key` is the prefix of the pool's keys, `name` the replica's id. `clock` in seconds, the event loop's."""
+
+    def __init__(
+        self,
+        replica: Replica,
+        client: StoreClient,
+        config: StoreConfig,
+        *,
+        key: str,
+        name: str,
+        clock: Callable[[], float],
+    ) -> None:
+        self.name = name
+        self.lease_until = 0.0
+        self._replica = replica
+        self._client = client
+        self._config = config
+        self._key = key
+        self._clock = clock
+        self._batch = 0
+        self._ops: list[Op] = []
+        self._charges: dict[str, Op] = {}
+        self._due = asyncio.Event()
+        self._flush: asyncio.TimerHandle | None = None
+        self._hold: asyncio.TimerHandle | None = None
+        self._seen = ""
+        self._must_join = False
+        self._leaving = False
+        self._unseen = False  # something ran since the pool was last inspected
+        self._inspected = 0.0
+        self._task: asyncio.Task[None] | None = None
+        self._reader: asyncio.Task[None] | None = None
+
+    # -- what is to be told --------------------------------------------------------------------------------------
+
+    def tell(self, op: Op) -> None:
+        """With the next call, which goes out at once."""
+        self._ops.append(op)
+        self._due.set()
+
+    def mention(self, op: Op) -> None:
+        """With the next call, whenever that is."""
+        self._ops.append(op)
+
+    def charge(self, ticket: str, n_in: int, cached: int, produced: int) -> None:
+        """Totals of a ticket that runs; what was said of it before is out of date."""
+        self._charges[ticket] = ["charge", ticket, n_in, cached, produced]
+        if self._flush is None:
+            self._flush = asyncio.get_running_loop().call_later(self._config.flush_s, self._due.set)
+
+    def drop_charge(self, ticket: str) -> None:
+        """The operation that follows says it all."""
+        self._charges.pop(ticket, None)
+
+    def join_anew(self) -> None:
+        self._must_join = True
+        self._due.set()
+
+    # -- its life ------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run())
+
+    async def leave(self) -> None:
+        """Tell what is left to tell and leave the pool, if the store answers soon; then stop."""
+        self._leaving = True
+        self._due.set()
+        if self._task is not None:
+            if self._reader is not None:
+                await asyncio.wait((self._task,), timeout=2 * self._config.timeout_s)
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._stop_reading()
+        for timer in (self._flush, self._hold):
+            if timer is not None:
+                timer.cancel()
+
+    async def _run(self) -> None:
+        reachable = True
+        while not self._leaving:
+            try:
+                if not reachable:
+                    await self._until_it_answers()
+                reachable = await self._join() and await self._stay()
+            except Exception:
+                logger.exception("the link to the store failed; the fault is the gateway's own")
+                self._lose("internal error")
+                reachable = False
+
+    async def _until_it_answers(self) -> None:
+        pause = FIRST_PAUSE
+        while not await self._client.answers(self._key, within=self._config.timeout_s):
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, self._config.heartbeat_s)
+
+    async def _join(self) -> bool:
+        """Begin a new epoch. False: the store was lost over it."""
+        self._stop_reading()
+        self._must_join = False
+        self._drop_untold()
+        self._seen = ""
+        reply = await self._exchange(self._replica.joining())
+        if reply is None:
+            return False
+        self._reader = asyncio.create_task(self._read_grants())
+        return await self._learn(always=True)
+
+    async def _stay(self) -> bool:
+        """Tell what comes up. Returns whether to join anew at once; otherwise the store was lost, or left."""
+        while not self._must_join:
+            await self._wait()
+            leaving = self._leaving
+            ops = self._take()
+            self._unseen = self._unseen or bool(ops)
+            reply = await self._exchange([*ops, ["leave"]] if leaving else ops)
+            if reply is None or leaving:
+                return self._must_join
+            if reply.revision > self._replica.revision and not await self._learn():
+                return False
+            if not await self._inspect():
+                return False
+        return True
+
+    async def _wait(self) -> None:
+        try:
+            async with asyncio.timeout(self._config.heartbeat_s):
+                await self._due.wait()
+        except TimeoutError:
+            return
+
+    def _take(self) -> list[Op]:
+        if self._flush is not None:
+            self._flush.cancel()
+            self._flush = None
+        ops = [*self._charges.values(), *self._ops[:MOST_OPS]]
+        self._charges.clear()
+        del self._ops[:MOST_OPS]
+        self._due.clear()
+        if self._ops:
+            self._due.set()
+        return ops
+
+    def _drop_untold(self) -> None:
+        self._ops.clear()
+        self._charges.clear()
+
+    def _lose(self, reason: str) -> None:
+        self._stop_reading()
+        self._replica.lost(reason)
+
+    # -- calls ---------------------------------------------------------------------------------------------------
+
+    async def _exchange(self, ops: list[Op]) -> Reply | None:
+        """Have a batch applied. None: the replica must join, now (`_must_join`) or when the store is back."""
+        self._batch += 1
+        call = {"replica": self.name, "batch": self._batch, "seen": self._seen, "ops": ops}
+        sent = self._clock()
+        try:
+            raw = await self._call("apply", json.dumps(call), until=sent + self._config.timeout_s)
+        except StoreError as error:
+            self._lose(str(error))
+            return None
+        reply = read_reply(raw)
+        if reply is None:
+            self._must_join = True
+            return None
+        self.lease_until = sent + self._config.lease_s
+        self._replica.applied(reply, ops)
+        self._come_back(reply)
+        return reply
+
+    async def _call(self, entry: str, *arguments: str, until: float) -> Any:
+        """The same call again, until it is answered or time is up. Raises StoreError."""
+        while True:
+            left = until - self._clock()
+            try:
+                return await self._client.call(machine(), entry, self._key, *arguments, within=max(0.001, left))
+            except StoreError:
+                if self._clock() + RETRY_PAUSE >= until:
+                    raise
+            await asyncio.sleep(RETRY_PAUSE)
+
+    def _come_back(self, reply: Reply) -> None:
+        if reply.more:
+            self._due.set()
+        if self._hold is not None:
+            self._hold.cancel()
+        loop = asyncio.get_running_loop()
+        self._hold = loop.call_later(reply.hold_s + 0.001, self._due.set) if reply.hold_s else None
+
+    async def _learn(self, *, always: bool = False) -> bool:
+        """Read the configuration in force. False: the store was lost over it."""
+        try:
+            text = await self._client.get(f"{self._key}:configuration", within=self._config.timeout_s)
+        except StoreError as error:
+            self._lose(str(error))
+            return False
+        if text is not None and self._replica.adopt(text):
+            self._must_join = True
+        return True
+
+    async def _inspect(self) -> bool:
+        """Look at the pool now and then, while something happens. False: the store was lost over it."""
+        now = self._clock()
+        if not self._unseen or now - self._inspected < self._config.heartbeat_s:
+            return True
+        self._unseen, self._inspected = False, now
+        try:
+            text = await self._client.call(machine(), "inspect", self._key, within=self._config.timeout_s)
+        except StoreError as error:
+            self._lose(str(error))
+            return False
+        if text is not None:
+            self._replica.inspected(json.loads(text))
+        return True
+
+    # -- the stream of grants --------------------------------------------------------------------------------------
+
+    async def _read_grants(self) -> None:
+        stream, block = f"{self._key}:grants:{self.name}", self._config.lease_s
+        while True:
+            try:
+                entries = await self._client.read(stream, self._seen or "0-0", block=block, within=block + 1)
+            except StoreError:
+                await asyncio.sleep(FIRST_PAUSE)
+                continue
+            for entry, fields in entries:
+                self._seen = entry
+                self._replica.heard(read_turn(fields["g"]))
+
+    def _stop_reading(self) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+            self._reader = None
