@@ -122,12 +122,13 @@ class StoreServer:
         self.program.process.send_signal(signal.SIGCONT)
 
     def flush(self) -> None:
-        """FLUSHALL: every key is gone, scripts stay."""
+        """FLUSHALL: every key is gone, scripts and functions stay."""
         self.command("FLUSHALL")
 
     def script_flush(self) -> None:
-        """SCRIPT FLUSH: every cached script is gone, keys stay."""
+        """SCRIPT FLUSH and FUNCTION FLUSH: every script and function is gone, keys stay."""
         self.command("SCRIPT FLUSH")
+        self.command("FUNCTION FLUSH")
 
     def replicate(self, primary: StoreServer) -> None:
         """Follow `primary`. Returns once everything it holds now is here. Raises ProcessError when that fails."""

@@ -88,15 +88,23 @@ def test_paused_it_can_still_be_stopped(server):
         server.command("PING")
 
 
+LIBRARY = "#!lua name=library\nredis.register_function('set', function(keys) return redis.call('SET', keys[1], 1) end)"
+
+
 @each_server
-def test_flush_takes_the_keys_and_script_flush_the_scripts(server):
+def test_flush_takes_the_keys_and_script_flush_scripts_and_functions(server):
     digest = server.command("SCRIPT LOAD", "return redis.call('SET', KEYS[1], 1)")
+    server.command("FUNCTION LOAD", LIBRARY)
     assert server.command("EVALSHA", digest, 1, "key") == "OK"
     server.flush()
     assert server.command("DBSIZE") == 0
-    assert server.command("SCRIPT EXISTS", digest) == [True]
+    assert server.command("FCALL", "set", 1, "key") == "OK"
     server.script_flush()
-    assert server.command("SCRIPT EXISTS", digest) == [False]
+    assert server.command("DBSIZE") == 1
+    with pytest.raises(redis.exceptions.NoScriptError):
+        server.command("EVALSHA", digest, 1, "key")
+    with pytest.raises(redis.ResponseError, match="Function not found"):
+        server.command("FCALL", "set", 1, "key")
 
 
 @each_server
