@@ -153,7 +153,7 @@ def worker(
 
 @app.command()
 def mock_engine(
-    port: Annotated[int, typer.Option(help="Port to listen on at 127.0.0.1; 0: any free one.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on at 127.0.0.1; 0: any free one.")],
     log: Annotated[Path, typer.Option(help="Append the service log to this file: who received which tokens when.")],
     slots: Annotated[int, typer.Option(help="The most requests that run together.")] = 16,
     kv_tokens: Annotated[int, typer.Option(help="KV cache, in tokens over all requests.")] = 8192,
