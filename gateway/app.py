@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import secrets
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from fairness import Auditor, Crossing, Objective, Scheduler, Worker, parse_cost, parse_policy, parse_predictor
@@ -18,14 +20,22 @@ from gateway.health import Prober
 from gateway.hotpath import HotPath
 from gateway.metrics import Metrics
 from gateway.pages import Pages
-from gateway.pool import LocalPool
+from gateway.pool import LocalPool, Pool
 from gateway.quota import Quotas
 from gateway.record import Record, access_logger
 from gateway.room import HealthyRoom
 from gateway.server import HttpServer
+from gateway.store.client import StoreClient
+from gateway.store.link import Link
+from gateway.store.pool import SharedPool
+from gateway.store.settings import settings_of
 from gateway.upstream import HttpUpstream
 
 logger = logging.getLogger("gateway")
+SERVING = ("own", "shared", "alone")
+"""The modes of a pool in which it takes requests."""
+HEALTH_TTL = 3
+"""Probes, or calls to the store if those are rarer, for which other replicas believe a good probe of ours."""
 
 
 @dataclass(slots=True)
@@ -33,11 +43,12 @@ class Gateway:
     """A gateway that can be started, drained and closed, all on one event loop."""
 
     config: GatewayConfig
-    pools: dict[str, LocalPool]
+    pools: Mapping[str, Pool]
     hotpath: HotPath
     server: HttpServer
     upstream: HttpUpstream
     probers: list[Prober]
+    store: StoreClient | None
     port: int = 0
     _probes: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -45,11 +56,15 @@ class Gateway:
         """Listen and begin to watch the workers. Returns before the first probe is back; see `ready`.
         Raises OSError when the address cannot be had."""
         self.port = await self.server.start(self.config.listen.host, self.config.listen.port)
+        for pool in self.pools.values():
+            pool.start()
         self._probes = [asyncio.create_task(prober.run()) for prober in self.probers]
 
     def ready(self) -> bool:
-        """Some pool has a healthy worker, and the gateway is not draining."""
-        return not self.hotpath.draining and any(pool.healthy() for pool in self.pools.values())
+        """Some pool takes requests and has a healthy worker, and the gateway is not draining."""
+        return not self.hotpath.draining and any(
+            pool.healthy() and pool.standing().mode in SERVING for pool in self.pools.values()
+        )
 
     async def drain(self) -> bool:
         """Take no new requests and serve those that are queued or running, for `timeouts.drain_s` at most.
@@ -66,6 +81,9 @@ class Gateway:
             probe.cancel()
         await asyncio.gather(*self._probes, return_exceptions=True)
         await self.hotpath.live.abort()
+        await asyncio.gather(*(pool.end() for pool in self.pools.values()))
+        if self.store is not None:
+            await self.store.close()
         await self.server.close()
         await self.upstream.close()
 
@@ -73,7 +91,8 @@ class Gateway:
 def build(config: GatewayConfig) -> Gateway:
     """Must be called on the event loop that will run the gateway."""
     clock = asyncio.get_running_loop().time
-    pools = {name: _pool(name, pool, config, clock) for name, pool in config.pools.items()}
+    store = StoreClient(config.store) if config.store is not None else None
+    pools = {name: _pool(name, config, clock, store) for name in config.pools}
     keyring = Keyring(config.tenants)
     metrics = Metrics(pools, [tenant.id for tenant in config.tenants], config.observe.max_tenant_labels)
     upstream = HttpUpstream([worker for pool in config.pools.values() for worker in pool.workers], config.timeouts)
@@ -88,13 +107,37 @@ def build(config: GatewayConfig) -> Gateway:
         on_end=_on_end(config, metrics),
     )
     probers = _probers(config, pools, upstream)
-    pages = Pages(config, keyring, metrics, lambda: gateway.ready())
+    pages = Pages(config, keyring, metrics, lambda: gateway.ready(), pools)
     server = HttpServer(hotpath.serve, pages.by_path(), config.limits)
-    gateway = Gateway(config, pools, hotpath, server, upstream, probers)
+    gateway = Gateway(config, pools, hotpath, server, upstream, probers, store)
     return gateway
 
 
-def _pool(name: str, config: PoolConfig, gateway: GatewayConfig, clock: Callable[[], float]) -> LocalPool:
+def _pool(name: str, config: GatewayConfig, clock: Callable[[], float], store: StoreClient | None) -> Pool:
+    if store is None:
+        return _local_pool(name, config.pools[name], config, clock)
+    return _shared_pool(name, config, clock, store)
+
+
+def _shared_pool(name: str, config: GatewayConfig, clock: Callable[[], float], store: StoreClient) -> SharedPool:
+    assert config.store is not None
+    section, pool = config.store, config.pools[name]
+    replica = f"{section.replica or socket.gethostname()}-{secrets.token_hex(4)}"
+    key = f"{{{section.namespace}:{name}}}"
+    return SharedPool(
+        name,
+        settings_of(pool, config),
+        lambda replica_side: Link(replica_side, store, section, key=key, name=replica, clock=clock),
+        closed_when_lost=section.on_store_loss == "closed",
+        health_ttl=HEALTH_TTL * max(config.health.interval_s, section.heartbeat_s),
+        adapters=pool.adapters_at_once(),
+        auditor=lambda: Auditor(_alarm(name), clock),
+        clock=clock,
+        drain_rate=DrainRate(random.random),
+    )
+
+
+def _local_pool(name: str, config: PoolConfig, gateway: GatewayConfig, clock: Callable[[], float]) -> LocalPool:
     workers = [
         Worker(worker.url, worker.slots or FALLBACK_SLOTS, worker.kv_tokens or FALLBACK_KV_TOKENS, healthy=False)
         for worker in config.workers
@@ -123,7 +166,7 @@ def _alarm(pool: str) -> Callable[[Crossing], None]:
     return lambda crossing: logger.warning("pool %s: the bound was crossed: %s", pool, crossing)
 
 
-def _routes(config: GatewayConfig, pools: dict[str, LocalPool]) -> dict[str, Route]:
+def _routes(config: GatewayConfig, pools: Mapping[str, Pool]) -> dict[str, Route]:
     return {
         model: Route(pools[name], pool, parse_cost(pool.cost), model if model in pool.adapters else "")
         for name, pool in config.pools.items()
@@ -131,7 +174,7 @@ def _routes(config: GatewayConfig, pools: dict[str, LocalPool]) -> dict[str, Rou
     }
 
 
-def _probers(config: GatewayConfig, pools: dict[str, LocalPool], upstream: HttpUpstream) -> list[Prober]:
+def _probers(config: GatewayConfig, pools: Mapping[str, Pool], upstream: HttpUpstream) -> list[Prober]:
     probers: list[Prober] = []
     for name, pool in pools.items():
         own = {worker.url: Prober(pool, worker, upstream, config.health) for worker in config.pools[name].workers}

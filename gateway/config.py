@@ -349,7 +349,7 @@ _SECRETS = {"keys_sha256", "api_key"}
 
 
 def _shown(value: object, loc: tuple[int | str, ...] = ()) -> str:
-    if _SECRETS.intersection(loc) or loc[:1] == ("store",) and not isinstance(value, int | float):
+    if _SECRETS.intersection(loc) or (loc[:1] == ("store",) and not isinstance(value, int | float)):
         return "something else (not shown: it may be a secret)"
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -15,7 +15,7 @@ from contextlib import suppress
 
 from gateway.config import FALLBACK_KV_TOKENS, FALLBACK_SLOTS, Health, WorkerConfig
 from gateway.errors import UpstreamError
-from gateway.pool import LocalPool
+from gateway.pool import Pool
 from gateway.upstream import Upstream
 
 logger = logging.getLogger("gateway")
@@ -30,7 +30,7 @@ _WAITING = re.compile(r"^(?:vllm:num_requests_waiting|sglang:num_queue_reqs)(?:\
 class Prober:
     """Watches one worker of one pool for as long as `run` runs."""
 
-    def __init__(self, pool: LocalPool, worker: WorkerConfig, upstream: Upstream, health: Health) -> None:
+    def __init__(self, pool: Pool, worker: WorkerConfig, upstream: Upstream, health: Health) -> None:
         self._pool = pool
         self._worker = worker
         self._upstream = upstream

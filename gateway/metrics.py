@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from gateway.pool import LocalPool
+from gateway.pool import Pool
 from gateway.record import Record
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -44,7 +44,7 @@ class _Served(NamedTuple):
 class Metrics:
     """One registry per gateway. `observe` takes the record of every request that is over."""
 
-    def __init__(self, pools: Mapping[str, LocalPool], tenants: Iterable[str], max_tenant_labels: int) -> None:
+    def __init__(self, pools: Mapping[str, Pool], tenants: Iterable[str], max_tenant_labels: int) -> None:
         self.registry = CollectorRegistry()
         self._labels = {tenant: tenant for tenant in list(tenants)[:max_tenant_labels]} | {"": "none"}
         self._requests = self._counter("requests", "Requests by how they ended", "tenant", "pool", "outcome")
@@ -117,7 +117,7 @@ class _WithoutCreated(Collector):
 class PoolCollector(Collector):
     """Reads the pools when Prometheus asks, so that the hot path keeps no gauges."""
 
-    def __init__(self, pools: Mapping[str, LocalPool], label: Callable[[str], str]) -> None:
+    def __init__(self, pools: Mapping[str, Pool], label: Callable[[str], str]) -> None:
         self._pools = pools
         self._label = label
 
@@ -130,14 +130,14 @@ class PoolCollector(Collector):
         crossings = CounterMetricFamily("fairgate_bound_crossings", help_text, labels=("pool",))
         for name, pool in self._pools.items():
             snapshot, _ = pool.snapshot()
-            if pool.scheduler.auditor is not None:
-                crossings.add_metric([name], pool.scheduler.auditor.crossings)
+            crossings.add_metric([name], pool.crossings())
             gap.add_metric([name], snapshot.gap)
             bound.add_metric([name], snapshot.bound)
             self._add(waiting, name, {tenant: state.waiting for tenant, state in snapshot.tenants.items()})
             self._add(running, name, {tenant: state.running for tenant, state in snapshot.tenants.items()})
         yield from (waiting, running, gap, bound, crossings)
         yield from self._workers()
+        yield from self._store()
 
     def _add(self, family: GaugeMetricFamily, pool: str, counts: Mapping[str, int]) -> None:
         totals: Counts[str] = Counts()
@@ -145,6 +145,18 @@ class PoolCollector(Collector):
             totals[self._label(tenant)] += count
         for label, total in totals.items():
             family.add_metric([pool, label], total)
+
+    def _store(self) -> Iterator[Metric]:
+        up = _gauge("store_up", "1 while the queue is shared, 0 while the replica is on its own", "pool")
+        replicas = _gauge("replicas", "Replicas that share the queue, as last heard", "pool")
+        stale = _gauge("config_stale", "1 when another configuration than this gateway's file is in force", "pool")
+        for name, pool in self._pools.items():
+            standing = pool.standing()
+            if standing.mode != "own":
+                up.add_metric([name], standing.mode == "shared")
+                replicas.add_metric([name], standing.replicas)
+                stale.add_metric([name], bool(standing.stale))
+        yield from (up, replicas, stale)
 
     def _workers(self) -> Iterator[Metric]:
         healthy = _gauge("worker_healthy", "1 when requests go to the worker", "pool", "worker")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from gateway.auth import Keyring
 from gateway.config import GatewayConfig
 from gateway.metrics import CONTENT_TYPE, Metrics
+from gateway.pool import Pool
 
 Page = Callable[[str | None], tuple[int, str, bytes]]
 """An API key in; status, content type and body out. May raise ApiError."""
@@ -18,11 +19,19 @@ _JSON = "application/json"
 class Pages:
     """`ready` says whether requests can be served now. Liveness depends on nothing but this process."""
 
-    def __init__(self, config: GatewayConfig, keyring: Keyring, metrics: Metrics, ready: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        config: GatewayConfig,
+        keyring: Keyring,
+        metrics: Metrics,
+        ready: Callable[[], bool],
+        pools: Mapping[str, Pool],
+    ) -> None:
         self._served = [model for pool in config.pools.values() for model in pool.served()]
         self._keyring = keyring
         self._metrics = metrics
         self._ready = ready
+        self._pools = pools if config.store is not None else {}
 
     def by_path(self) -> Mapping[str, Page]:
         return {
@@ -36,7 +45,12 @@ class Pages:
         return 200, _JSON, b'{"status":"ok"}'
 
     def _readyz(self, key: str | None) -> tuple[int, str, bytes]:
-        return (200, _JSON, b'{"status":"ready"}') if self._ready() else (503, _JSON, b'{"status":"not ready"}')
+        """With a store also how each pool stands with it, and whether this gateway's file is out of date."""
+        ready = self._ready()
+        body: dict[str, object] = {"status": "ready" if ready else "not ready"}
+        if self._pools:
+            body["pools"] = {name: pool.standing()._asdict() for name, pool in self._pools.items()}
+        return 200 if ready else 503, _JSON, json.dumps(body).encode()
 
     def _prometheus(self, key: str | None) -> tuple[int, str, bytes]:
         return 200, CONTENT_TYPE, self._metrics.page()

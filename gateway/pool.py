@@ -12,9 +12,9 @@ picks until nothing fits; picking reserves the room and charges the input in the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from math import inf
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from fairness import Grant, Refusal, Scheduler, Snapshot, State, Ticket, Worker
 from gateway.drain_rate import DrainRate
@@ -24,12 +24,18 @@ from gateway.slots import SlotLimit
 EXPIRED = Refusal("queue_timeout", "no turn came before the queue timeout")
 TOO_LARGE_NOW = Refusal("no_large_worker", "no healthy worker is large enough for this request right now")
 CLOSED = Refusal("draining", "the gateway is shutting down")
+Turn = asyncio.Future[Grant | Refusal]
 
 
 class Pool(Protocol):
-    """What the hot path asks of a pool. Times in seconds on the clock of ticket deadlines."""
+    """What the hot path asks of a pool, and what a gateway tells it of its workers. Times in seconds on the clock of
+    ticket deadlines. `on_failure` is told which worker failed a request."""
 
     name: str
+    on_failure: Callable[[str], None]
+
+    def start(self) -> None:
+        """Begin to work, on the running event loop."""
 
     async def submit(self, ticket: Ticket) -> Refusal | None:
         """Queue a ticket, or say why not."""
@@ -65,6 +71,39 @@ class Pool(Protocol):
     def retry_after(self) -> float:
         """Seconds after which a refused client may find room."""
 
+    def set_health(self, worker: str, healthy: bool) -> None:
+        """A probe found the worker so."""
+
+    def set_size(self, worker: str, slots: int, kv_tokens: int) -> None:
+        """The worker's room became known."""
+
+    def engine_waiting(self, worker: str, waiting: int) -> None:
+        """So many requests wait inside the engine."""
+
+    def snapshot(self) -> tuple[Snapshot, list[Worker]]: ...
+
+    def crossings(self) -> int:
+        """Times that the counters of two waiting tenants came further apart than the bound."""
+
+    def standing(self) -> Standing:
+        """Where the pool's state lives right now."""
+
+    def close(self) -> None:
+        """Refuse what waits and what still comes."""
+
+    async def end(self) -> None:
+        """Let go of everything outside this process. Comes after `close`."""
+
+
+class Standing(NamedTuple):
+    """`mode`: `own` (this process keeps the state by itself), `shared`, `joining`, `alone` (the store is lost, requests
+    are served with a share of the room) or `closed` (it is lost, and they are refused). `replicas` were last seen.
+    `stale`: why this gateway's file is not the configuration in force; empty when it is."""
+
+    mode: str = "own"
+    replicas: int = 1
+    stale: str = ""
+
 
 class LocalPool:
     """A pool whose state lives in this process. Must be used from one event loop."""
@@ -78,14 +117,18 @@ class LocalPool:
         self._clock = clock
         self._drain_rate = drain_rate
         self._limits = {worker.id: SlotLimit(worker.slots) for worker in room.workers.values()}
-        self._turns: dict[Ticket, asyncio.Future[Grant | Refusal]] = {}
+        self._turns: dict[Ticket, Turn] = {}
         self._woken: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._resumes: dict[str, asyncio.TimerHandle] = {}
         self._closed = False
         self.on_failure: Callable[[str], None] = lambda worker: None
+        self.on_grant: Callable[[Grant], None] = lambda grant: None
 
     # -- the port ----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Nothing is to be done: the dispatcher wakes when there is work."""
 
     async def submit(self, ticket: Ticket) -> Refusal | None:
         if self._closed:
@@ -152,14 +195,12 @@ class LocalPool:
             self._wake()
 
     def set_size(self, worker: str, slots: int, kv_tokens: int) -> None:
-        """The worker's room became known."""
         self._limits[worker].resize(slots)
         self._room.set_worker(worker, tokens=kv_tokens)
         self._refuse_the_too_large()
         self._apply_limit(worker)
 
     def engine_waiting(self, worker: str, waiting: int) -> None:
-        """So many requests wait inside the engine."""
         self._limits[worker].waiting(waiting, self._room.workers[worker].running)
         self._apply_limit(worker)
 
@@ -169,22 +210,59 @@ class LocalPool:
     def idle(self) -> bool:
         return not self.scheduler.queue_length() and not any(w.running for w in self._room.workers.values())
 
+    def crossings(self) -> int:
+        return self.scheduler.auditor.crossings if self.scheduler.auditor is not None else 0
+
+    def standing(self) -> Standing:
+        return Standing()
+
     def close(self) -> None:
-        """Refuse what waits and what still comes."""
         self._closed = True
         for ticket, turn in list(self._turns.items()):
             if ticket.state is State.WAITING:
                 self.scheduler.cancel(ticket)
-                _resolve(turn, CLOSED)
+                resolve(turn, CLOSED)
+        self._stop()
+
+    async def end(self) -> None:
+        """Nothing is held outside this process."""
+
+    # -- requests that come from another pool and go back there ------------------------------------------------
+
+    def adopt(self, running: Iterable[Ticket], waiting: Mapping[Ticket, Turn]) -> None:
+        """Go on with tickets of another pool: `running` by their dispatch, `waiting` with their turns, the oldest
+        first. What cannot be queued here hears why."""
+        for ticket in running:
+            ticket.state = State.NEW
+            self.scheduler.resume(ticket, ticket.worker)
+        for ticket, turn in waiting.items():
+            ticket.state = State.NEW
+            refusal = self.scheduler.submit(ticket, self._clock())
+            if refusal is None:
+                self._await_turn(ticket, turn)
+                self._refuse_if_too_large(ticket)
+            else:
+                ticket.state = State.CANCELLED
+                resolve(turn, refusal)
+
+    def waits_for(self, ticket: Ticket) -> Turn:
+        """The turn of a ticket that was queued here."""
+        return self._turns[ticket]
+
+    def hand_back(self) -> None:
+        """Stop, and leave all tickets and turns as they stand."""
+        self._closed = True
+        self._stop()
+
+    def _stop(self) -> None:
         for handle in (self._woken, self._timer, *self._resumes.values()):
             if handle is not None:
                 handle.cancel()
 
     # -- the dispatcher ----------------------------------------------------------------------------------------
 
-    def _await_turn(self, ticket: Ticket) -> None:
-        loop = asyncio.get_running_loop()
-        self._turns[ticket] = loop.create_future()
+    def _await_turn(self, ticket: Ticket, turn: Turn | None = None) -> None:
+        self._turns[ticket] = turn or asyncio.get_running_loop().create_future()
         if ticket.deadline != inf and (self._timer is None or self._timer.when() > ticket.deadline):
             self._set_timer(ticket.deadline)
         self._wake()
@@ -202,7 +280,8 @@ class LocalPool:
         now = self._clock()
         while (grant := self.scheduler.pick(now)) is not None:
             self._drain_rate.dispatched(now)
-            _resolve(self._turns[grant.ticket], grant)
+            self.on_grant(grant)
+            resolve(self._turns[grant.ticket], grant)
 
     def _refuse_the_too_large(self) -> None:
         """What no healthy worker can ever take would block all others as soon as it is the head."""
@@ -212,7 +291,7 @@ class LocalPool:
     def _refuse_if_too_large(self, ticket: Ticket) -> None:
         if ticket.state is State.WAITING and self._room.must_wait_for_another(ticket):
             self.scheduler.cancel(ticket)
-            _resolve(self._turns[ticket], TOO_LARGE_NOW)
+            resolve(self._turns[ticket], TOO_LARGE_NOW)
 
     def _set_timer(self, when: float) -> None:
         if self._timer is not None:
@@ -222,7 +301,7 @@ class LocalPool:
     def _expire(self) -> None:
         self._timer = None
         for ticket in self.scheduler.expire(self._clock()):
-            _resolve(self._turns[ticket], EXPIRED)
+            resolve(self._turns[ticket], EXPIRED)
         self._set_timer(self.scheduler.next_deadline())
         self._wake()
 
@@ -237,6 +316,7 @@ class LocalPool:
             self._wake()
 
 
-def _resolve(turn: asyncio.Future[Grant | Refusal], result: Grant | Refusal) -> None:
+def resolve(turn: Turn, result: Grant | Refusal) -> None:
+    """The turn has come, or never will; who waited for it may be gone."""
     if not turn.done():
         turn.set_result(result)

@@ -24,6 +24,8 @@ def refused(refusal: Refusal, pool: Pool) -> ApiError:
         return Overloaded("draining", "The gateway is shutting down.", retry_after=wait)
     if refusal.reason == "no_large_worker":
         return Overloaded("no_large_worker", f"{refusal.message}.", retry_after=wait)
+    if refusal.reason == "store_lost":
+        return Overloaded("store_lost", f"{refusal.message}.", retry_after=wait)
     if refusal.reason == "queue_timeout":
         return timed_out(pool, wait)
     code = "rate_limit_exceeded" if refusal.reason == "rate_limit" else refusal.reason

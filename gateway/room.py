@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fairness import AdapterRoom, Capacity, Ticket
+from collections.abc import Iterable
+
+from fairness import AdapterRoom, Capacity, Ticket, Worker
 
 
 class HealthyRoom(AdapterRoom):
@@ -13,10 +15,16 @@ class HealthyRoom(AdapterRoom):
 
     def capacity(self) -> Capacity:
         if self._known is None:
-            healthy = [worker.tokens for worker in self.workers.values() if worker.healthy]
-            capacity = super().capacity()
-            self._known = capacity._replace(largest=max(healthy)) if healthy else capacity
+            healthy = [worker for worker in self.workers.values() if worker.healthy]
+            self._known = super().capacity()._replace(largest=self._largest(healthy or self.workers.values()))
         return self._known
+
+    def most(self, worker: Worker) -> int:
+        """KV tokens that one request can have there."""
+        return worker.tokens
+
+    def _largest(self, workers: Iterable[Worker]) -> int:
+        return max(map(self.most, workers), default=0)
 
     def set_worker(
         self, worker_id: str, *, healthy: bool | None = None, slots: int | None = None, tokens: int | None = None
@@ -27,4 +35,4 @@ class HealthyRoom(AdapterRoom):
     def must_wait_for_another(self, ticket: Ticket) -> bool:
         """No healthy worker can ever take the ticket, but one that is away could."""
         needed = ticket.input_tokens + 1
-        return self.capacity().largest < needed <= super().capacity().largest
+        return self.capacity().largest < needed <= self._largest(self.workers.values())

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import cast
 
-from fairness import Auditor, Scheduler, Worker, parse_policy
+from fairness import Auditor, Predictor, Scheduler, Worker, parse_policy
 from gateway.drain_rate import DrainRate
 from gateway.pool import LocalPool
 from gateway.room import HealthyRoom
@@ -65,6 +65,7 @@ def pool_alone(
     known: Known,
     counters: dict[str, int],
     room: PartRoom,
+    predictor: Predictor,
     *,
     auditor: Auditor,
     clock: Callable[[], float],
@@ -78,7 +79,7 @@ def pool_alone(
         room,
         weights=settings.weights,
         default_weight=settings.default_weight,
-        predictor=settings.predictor(),
+        predictor=predictor,
         auditor=auditor,
         max_waiting=limits["waiting"],
         max_waiting_per_tenant=limits["per_tenant"],

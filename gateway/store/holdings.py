@@ -73,6 +73,9 @@ class Holdings:
         self._by_ticket[ticket] = self._by_id[held.id] = held
         return held
 
+    def find_ticket(self, ticket: Ticket) -> Held | None:
+        return self._by_ticket.get(ticket)
+
     def find(self, wire_id: str) -> Held | None:
         return self._by_id.get(wire_id)
 
@@ -82,6 +85,9 @@ class Holdings:
             held.stop_timer()
             del self._by_id[held.id]
         return held
+
+    def count_waiting(self) -> int:
+        return sum(ticket.state is State.WAITING for ticket in self._by_ticket)
 
     def running(self) -> list[Held]:
         """By their dispatch."""

@@ -78,6 +78,7 @@ class Link:
         self._batch = 0
         self._ops: list[Op] = []
         self._charges: dict[str, Op] = {}
+        self._mentions: dict[str, Op] = {}
         self._due = asyncio.Event()
         self._flush: asyncio.TimerHandle | None = None
         self._hold: asyncio.TimerHandle | None = None
@@ -96,9 +97,9 @@ class Link:
         self._ops.append(op)
         self._due.set()
 
-    def mention(self, op: Op) -> None:
-        """With the next call, whenever that is."""
-        self._ops.append(op)
+    def mention(self, subject: str, op: Op) -> None:
+        """With the next call, whenever that is; ahead of all that is told. The last one of a `subject` counts."""
+        self._mentions[subject] = op
 
     def charge(self, ticket: str, n_in: int, cached: int, produced: int) -> None:
         """Totals of a ticket that runs; what was said of it before is out of date."""
@@ -169,7 +170,6 @@ class Link:
             await self._wait()
             leaving = self._leaving
             ops = self._take()
-            self._unseen = self._unseen or bool(ops)
             reply = await self._exchange([*ops, ["leave"]] if leaving else ops)
             if reply is None or leaving:
                 return self._must_join
@@ -190,7 +190,9 @@ class Link:
         if self._flush is not None:
             self._flush.cancel()
             self._flush = None
-        ops = [*self._charges.values(), *self._ops[:MOST_OPS]]
+        ops = [*self._mentions.values(), *self._charges.values(), *self._ops[:MOST_OPS]]
+        self._unseen = self._unseen or len(ops) > len(self._mentions)
+        self._mentions.clear()
         self._charges.clear()
         del self._ops[:MOST_OPS]
         self._due.clear()
@@ -199,8 +201,8 @@ class Link:
         return ops
 
     def _drop_untold(self) -> None:
-        self._ops.clear()
-        self._charges.clear()
+        for untold in (self._ops, self._charges, self._mentions):
+            untold.clear()
 
     def _lose(self, reason: str) -> None:
         self._stop_reading()

@@ -1,0 +1,489 @@
+"""The pool port over shared state: every decision is the store's, or, while that is lost, this replica's own.
+
+    JOINING  the store is being told everything; nothing is dispatched
+    SHARED   operations go to the store, grants come from it
+    LOST     `local`: a pool in this process decides, over a share of the room; `closed`: what comes is refused, and
+             what waits keeps waiting
+
+Tickets, their turns and what they were charged (`Book`) are kept here in every mode, so that a mode can end at any
+moment: the next one begins from them. A grant is obeyed only while SHARED, for a ticket that waits, in the epoch it was
+made in, and within the lease: otherwise the room it stands for may be somebody else's by now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from enum import Enum
+from math import inf
+from typing import Any
+
+from fairness import Auditor, Book, Grant, Refusal, Snapshot, State, Ticket, Worker, paths
+from gateway.drain_rate import DrainRate
+from gateway.pool import CLOSED, EXPIRED, LocalPool, Standing, resolve
+from gateway.slots import MAY_WAIT
+from gateway.store.alone import PartRoom, limit_alone, net_counters, part_of, pool_alone
+from gateway.store.holdings import Held, Holdings
+from gateway.store.known import Known
+from gateway.store.link import Link, Op
+from gateway.store.reply import Reply, Turn, refusal_of
+from gateway.store.settings import Settings, read_settings
+from gateway.store.view import View, nothing_yet
+
+logger = logging.getLogger("gateway")
+RETRY_AFTER = 5.0
+UNKNOWN_WORKER = Refusal("no_large_worker", "only workers that this gateway's configuration does not name are free")
+STORE_LOST = Refusal("store_lost", "the store of the queues cannot be reached", RETRY_AFTER)
+
+
+class Mode(Enum):
+    JOINING = "joining"
+    SHARED = "shared"
+    LOST = "lost"
+
+
+class SharedPool:
+    """`own` are the settings of this gateway's file. `connect` makes the link for the pool. `closed_when_lost`: refuse
+    instead of going on alone. `health_ttl` seconds is a good probe believed. `adapters`: those the pool serves.
+    Must be used from one event loop."""
+
+    def __init__(
+        self,
+        name: str,
+        own: Settings,
+        connect: Callable[[SharedPool], Link],
+        *,
+        closed_when_lost: bool,
+        health_ttl: float,
+        adapters: int,
+        auditor: Callable[[], Auditor],
+        clock: Callable[[], float],
+        drain_rate: DrainRate,
+    ) -> None:
+        self.name = name
+        self.settings = own
+        self.on_failure: Callable[[str], None] = lambda worker: None
+        self.mode = Mode.JOINING
+        self._own = own
+        self._closed_when_lost = closed_when_lost
+        self._health_ttl = health_ttl
+        self._adapters = adapters
+        self._auditor = auditor
+        self._clock = clock
+        self._drain_rate = drain_rate
+        self._workers = {w["id"]: Worker(w["id"], w["slots"], w["tokens"], healthy=False) for w in own.workers}
+        self._sizes = {worker.id: (worker.slots, worker.tokens) for worker in self._workers.values()}
+        self.link = connect(self)
+        self.held = Holdings(self.link.name.rpartition("-")[2])
+        self.book = Book(own.measure())
+        self._known = Known(self.book.total)
+        self._predictor = own.predictor()
+        self._view = nothing_yet(own)
+        self._crossings = 0
+        self._alone: LocalPool | None = None
+        self._epoch = -1
+        self._last_told = Mode.JOINING
+        self._stale = ""
+        self._closed = False
+
+    # -- the port: tickets -------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self.link.start()
+
+    async def submit(self, ticket: Ticket) -> Refusal | None:
+        if self._closed:
+            return CLOSED
+        if self.mode is Mode.LOST and self._alone is None:
+            return STORE_LOST
+        held = self.held.add(ticket)
+        refusal = await (self._queue_alone(self._alone, held) if self._alone else self._queue_shared(held))
+        if refusal is not None:
+            self.held.pop(ticket)
+        return refusal
+
+    async def _queue_alone(self, alone: LocalPool, held: Held) -> Refusal | None:
+        refusal = await alone.submit(held.ticket)
+        if refusal is None:
+            held.turn = alone.waits_for(held.ticket)
+        return refusal
+
+    async def _queue_shared(self, held: Held) -> Refusal | None:
+        ticket = held.ticket
+        self._wait(held)
+        self.link.tell(["submit", held.id, ticket.tenant, ticket.input_tokens, ticket.max_tokens])
+        return await held.queued
+
+    async def turn(self, ticket: Ticket) -> Grant | Refusal:
+        return await self.held[ticket].turn
+
+    def charge(self, ticket: Ticket, produced: int) -> None:
+        if self._alone is not None:
+            self._alone.charge(ticket, produced)
+        else:
+            ticket.produced = max(ticket.produced, produced)
+        self._settle(ticket)
+
+    def correct(self, ticket: Ticket, input_tokens: int, cached_tokens: int) -> None:
+        if self._alone is not None:
+            self._alone.correct(ticket, input_tokens, cached_tokens)
+        else:
+            ticket.input_tokens, ticket.cached_tokens = input_tokens, min(cached_tokens, input_tokens)
+        self._settle(ticket)
+
+    def finish(self, ticket: Ticket) -> None:
+        if self._alone is not None:
+            self._alone.finish(ticket)
+        else:
+            self._predictor.observe(ticket)
+        ticket.state = State.DONE
+        self._end(ticket, "finish")
+
+    def leave(self, ticket: Ticket, *, consumed: bool) -> None:
+        if self.held.find_ticket(ticket) is None:
+            return
+        consumed = consumed and ticket.state is State.RUNNING
+        if self._alone is not None:
+            self._alone.leave(ticket, consumed=consumed)
+        ticket.state = State.CANCELLED
+        self._end(ticket, "cancel" if consumed else "undo")
+
+    def requeue(self, ticket: Ticket) -> None:
+        held = self.held[ticket]
+        self.book.undo(ticket)
+        if self._alone is not None:
+            self._alone.requeue(ticket)
+            held.turn = self._alone.waits_for(ticket)
+            return
+        ticket.produced = ticket.predicted = ticket.cached_tokens = 0
+        ticket.worker = ""
+        held.turn = asyncio.get_running_loop().create_future()
+        self._wait(held)
+        self.link.drop_charge(held.id)
+        self._tell(["requeue", held.id, sorted(ticket.avoid)])
+
+    # -- the port: workers -------------------------------------------------------------------------------------
+
+    def overflowed(self, worker: str) -> None:
+        if self._alone is not None:
+            self._alone.overflowed(worker)
+        self._tell(["worker", worker, {"overflowed": True}])
+
+    def failed(self, worker: str, *, reached: bool) -> None:
+        if not reached:
+            self.set_health(worker, False)
+        self.on_failure(worker)
+
+    def healthy(self, *, besides: frozenset[str] = frozenset()) -> bool:
+        return any(worker.healthy and worker.id not in besides for worker in self._workers.values())
+
+    def set_health(self, worker: str, healthy: bool) -> None:
+        changed = self._workers[worker].healthy is not healthy
+        self._workers[worker].healthy = healthy
+        if self._alone is not None:
+            self._alone.set_health(worker, healthy)
+        if changed:
+            self._tell(self._health_of(worker))
+        elif healthy and self.mode is not Mode.LOST:
+            self.link.mention(worker, self._health_of(worker))
+
+    def set_size(self, worker: str, slots: int, kv_tokens: int) -> None:
+        self._sizes[worker] = (slots, kv_tokens)
+        self._workers[worker].slots, self._workers[worker].tokens = slots, kv_tokens
+        if self._alone is not None:
+            self._alone.set_size(worker, part_of(slots, self._known.peers), kv_tokens)
+        self._tell(self._size_of(worker))
+
+    def engine_waiting(self, worker: str, waiting: int) -> None:
+        if self._alone is not None:
+            self._alone.engine_waiting(worker, waiting)
+        if waiting > MAY_WAIT:
+            self._tell(["worker", worker, {"waiting": waiting}])
+
+    def retry_after(self) -> float:
+        return self._drain_rate.retry_after(self.held.count_waiting(), self._clock())
+
+    # -- the port: inspection and the end ----------------------------------------------------------------------
+
+    def snapshot(self) -> tuple[Snapshot, list[Worker]]:
+        if self._alone is not None:
+            return self._alone.snapshot()
+        return self._view.snapshot(held.ticket for held in self.held), list(self._workers.values())
+
+    def crossings(self) -> int:
+        return self._crossings + (self._alone.crossings() if self._alone is not None else 0)
+
+    def standing(self) -> Standing:
+        lost = "closed" if self._closed_when_lost else "alone"
+        mode = lost if self._last_told is Mode.LOST else self._last_told.value
+        return Standing(mode, self._known.peers, self._stale)
+
+    def idle(self) -> bool:
+        return not self.held.running() and not self.held.waiting()
+
+    def close(self) -> None:
+        self._closed = True
+        if self._alone is not None:
+            self._alone.close()
+        for held in self.held.waiting():
+            self._refuse(held, CLOSED)
+
+    async def end(self) -> None:
+        await self.link.leave()
+        for held in self.held:
+            held.stop_timer()
+
+    # -- what the link asks and tells --------------------------------------------------------------------------
+
+    @property
+    def revision(self) -> int:
+        return self.settings.revision
+
+    def joining(self) -> list[Op]:
+        self.mode = Mode.JOINING
+        self._come_back()
+        state = {
+            "settings": self.settings.text,
+            "peers": self._known.peers,
+            "running": [held.running(self.book) for held in self.held.running()],
+            "waiting": [held.waiting() for held in self.held.waiting()],
+            "book": self.book.totals(),
+            "known": self._known.told(),
+        }
+        return [["join", state], *map(self._size_of, self._sizes), *map(self._health_of, self._sizes)]
+
+    def applied(self, reply: Reply, ops: list[Op]) -> None:
+        if ops and ops[0][0] == "join":
+            self._epoch = reply.epoch
+            self._enter(Mode.SHARED, "shares the queue with all replicas")
+        self._known.peers = max(1, reply.replicas)
+        for ticket_id in _submitted(ops):
+            self._queued(ticket_id, reply)
+        for turn in reply.turns:
+            self.heard(turn)
+        self._known.heard(reply.shares)
+
+    def heard(self, turn: Turn) -> None:
+        if self.mode is not Mode.SHARED or turn.epoch != self._epoch:
+            return
+        held = self.held.find(turn.ticket)
+        if self._clock() >= self.link.lease_until:
+            self.link.join_anew()
+        elif held is None:
+            self.link.tell(["undo", turn.ticket])
+        elif held.ticket.state is State.WAITING:
+            self._take_turn(held, turn)
+
+    def lost(self, reason: str) -> None:
+        if self._alone is not None:
+            return
+        if self._closed_when_lost:
+            self._enter(Mode.LOST, f"lost the store ({reason}) and refuses requests until it is back")
+            for held in self.held.waiting():
+                _answer(held, None)  # it waits for the store, until its own timeout
+            return
+        self._enter(Mode.LOST, f"lost the store ({reason}) and goes on alone with 1/{self._known.peers} of the room")
+        self._go_alone()
+
+    def adopt(self, text: str) -> bool:
+        found = read_settings(text)
+        self._compare(found)
+        if found.revision <= self.settings.revision:
+            return False
+        logger.info("pool %s: follows revision %d of the configuration", self.name, found.revision)
+        same, self.settings = found.same_prices(self.settings), found
+        self.book.price_by(found.measure())
+        self._predictor = found.predictor()
+        return not same
+
+    def inspected(self, data: dict[str, Any]) -> None:
+        self._view = View(self.settings, data)
+        for worker in self._workers.values():
+            if (seen := self._view.worker(worker.id)) is not None:
+                worker.slots, worker.running, worker.reserved = seen["slots"], seen["running"], seen["reserved"]
+        if self._view.crossed():
+            self._crossings += 1
+            logger.warning("pool %s: the counters are %g apart, over the bound", self.name, self._view.gap)
+
+    # -- inside: tickets ---------------------------------------------------------------------------------------
+
+    def _wait(self, held: Held) -> None:
+        held.ticket.state = State.WAITING
+        if held.ticket.deadline != inf:
+            loop = asyncio.get_running_loop()
+            held.stop_timer()
+            held.timer = loop.call_at(held.ticket.deadline, self._refuse, held, EXPIRED)
+
+    def _queued(self, ticket_id: str, reply: Reply) -> None:
+        held = self.held.find(ticket_id)
+        if held is None:
+            return
+        refusal = reply.refusals.get(ticket_id)
+        held.seq = reply.queued.get(ticket_id, held.seq)
+        self._known.turned(held.seq, -1)
+        if refusal is not None:
+            held.stop_timer()
+            held.ticket.state = State.CANCELLED
+            resolve(held.turn, refusal)
+        _answer(held, refusal)
+
+    def _take_turn(self, held: Held, turn: Turn) -> None:
+        held.stop_timer()
+        ticket = held.ticket
+        if turn.refused:
+            ticket.state = State.CANCELLED
+            resolve(held.turn, refusal_of(turn))
+            return
+        if turn.worker not in self._workers:
+            self._shun(held, turn.worker)
+            return
+        ticket.state, ticket.worker, ticket.predicted = State.RUNNING, turn.worker, turn.predicted
+        held.seq, held.number = turn.seq, turn.number
+        self._known.turned(turn.seq, turn.number)
+        self.book.open(ticket, turn.weights)
+        self._drain_rate.dispatched(self._clock())
+        resolve(held.turn, Grant(ticket, turn.worker))
+
+    def _shun(self, held: Held, worker: str) -> None:
+        """A newer configuration has a worker that this gateway does not know."""
+        if worker in held.ticket.avoid:
+            self._refuse(held, UNKNOWN_WORKER)
+            return
+        held.ticket.avoid |= {worker}
+        self._wait(held)
+        self._tell(["requeue", held.id, sorted(held.ticket.avoid)])
+
+    def _granted_alone(self, grant: Grant) -> None:
+        ticket, alone = grant.ticket, self._alone
+        assert alone is not None
+        held = self.held[ticket]
+        held.number = self._known.next_number()
+        levels = paths(ticket.tenant, self.settings.policy.tree)
+        self.book.open(ticket, [alone.scheduler.weight(path.removesuffix("/")) for path in levels])
+
+    def _refuse(self, held: Held, refusal: Refusal) -> None:
+        """A ticket that waits leaves; its turn will not come."""
+        held.stop_timer()
+        if held.ticket.state is not State.WAITING:
+            return
+        held.ticket.state = State.CANCELLED
+        self._tell(["undo", held.id])
+        _answer(held, refusal)
+        resolve(held.turn, refusal)
+
+    def _settle(self, ticket: Ticket) -> None:
+        self.book.settle(ticket)
+        if self.mode is not Mode.LOST:
+            self.link.charge(self.held[ticket].id, ticket.input_tokens, ticket.cached_tokens, ticket.produced)
+
+    def _end(self, ticket: Ticket, how: str) -> None:
+        """It is over; `finish` and `cancel` keep what was consumed charged, `undo` does not."""
+        held = self.held.pop(ticket)
+        if held is None:
+            return
+        _answer(held, None)
+        self.link.drop_charge(held.id)
+        if how == "undo":
+            self.book.undo(ticket)
+            self._tell(["undo", held.id])
+        else:
+            self.book.close(ticket)
+            self._tell([how, held.id, ticket.input_tokens, ticket.cached_tokens, ticket.produced])
+
+    # -- inside: modes -----------------------------------------------------------------------------------------
+
+    def _tell(self, op: Op) -> None:
+        """To a store that is lost nothing is told: the join that follows tells it all."""
+        if self.mode is not Mode.LOST:
+            self.link.tell(op)
+
+    def _enter(self, mode: Mode, text: str) -> None:
+        self.mode = mode
+        if mode is not self._last_told:
+            log = logger.warning if mode is Mode.LOST else logger.info
+            log("pool %s %s", self.name, text)
+        self._last_told = mode
+
+    def _go_alone(self) -> None:
+        running, waiting = self.held.running(), self.held.waiting()
+        parts = self._known.peers
+        self._alone = pool_alone(
+            self.name,
+            self.settings,
+            self._known,
+            net_counters(self._known, running, self._charged),
+            PartRoom(self._whole_workers(), parts, self._adapters),
+            self._predictor,
+            auditor=self._auditor(),
+            clock=self._clock,
+            drain_rate=self._drain_rate,
+        )
+        self._alone.on_grant = self._granted_alone
+        for held in waiting:
+            held.stop_timer()
+        self._alone.adopt((held.ticket for held in running), {held.ticket: held.turn for held in waiting})
+        limit_alone(self.settings, parts, self._alone)
+        for held in waiting:
+            _answer(held, _result_if_refused(held))
+
+    def _come_back(self) -> None:
+        """From the time alone, with all that is held."""
+        alone, self._alone = self._alone, None
+        if alone is None:
+            return
+        self._crossings += alone.crossings()
+        snapshot = alone.scheduler.snapshot()
+        counters = {path: round(state.counter * 1000) for path, state in (snapshot.tenants | snapshot.groups).items()}
+        self._known.reached(counters, round(snapshot.lift_target * 1000))
+        alone.hand_back()
+        for held in self.held:
+            held.ticket.accounts, held.ticket.reserved = (), 0
+            if held.ticket.state is State.WAITING:
+                self._wait(held)
+
+    def _whole_workers(self) -> list[Worker]:
+        return [Worker(id, *size, healthy=self._workers[id].healthy) for id, size in self._sizes.items()]
+
+    def _charged(self, held: Held) -> dict[str, int]:
+        levels = paths(held.ticket.tenant, self.settings.policy.tree)
+        return dict(zip(levels, self.book.charged(held.ticket), strict=True))
+
+    def _compare(self, found: Settings) -> None:
+        """Is this gateway's file the configuration in force?"""
+        stale = ""
+        if found.revision > self._own.revision:
+            stale = f"its configuration is revision {self._own.revision}; {found.revision} is in force"
+        elif found.revision == self._own.revision and found.digest != self._own.digest:
+            stale = f"another gateway has a different configuration of the same revision {found.revision}"
+        if stale and stale != self._stale:
+            logger.warning("pool %s: %s", self.name, stale)
+        self._stale = stale
+
+    # -- inside: workers ---------------------------------------------------------------------------------------
+
+    def _health_of(self, worker: str) -> Op:
+        ttl = round(self._health_ttl * 1000)
+        return ["worker", worker, {"healthy": self._workers[worker].healthy, "ttl_ms": ttl}]
+
+    def _size_of(self, worker: str) -> Op:
+        slots, tokens = self._sizes[worker]
+        return ["worker", worker, {"slots": slots, "tokens": tokens}]
+
+
+def _submitted(ops: list[Op]) -> list[str]:
+    """The tickets that a batch was to queue."""
+    found = [op[1] for op in ops if op[0] == "submit"]
+    if ops and ops[0][0] == "join":
+        found += [waiting["id"] for waiting in ops[0][1]["waiting"]]
+    return found
+
+
+def _answer(held: Held, refusal: Refusal | None) -> None:
+    if not held.queued.done():
+        held.queued.set_result(refusal)
+
+
+def _result_if_refused(held: Held) -> Refusal | None:
+    result = held.turn.result() if held.turn.done() and not held.turn.cancelled() else None
+    return result if isinstance(result, Refusal) else None
