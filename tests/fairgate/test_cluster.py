@@ -222,18 +222,31 @@ def test_the_dashboard_asks_for_labels_that_the_metrics_have(tmp_path, only_a_st
     with cluster(tmp_path / "run", only_a_store) as running:
         door = running.doors[0]
         streamed(door, DEMO_KEYS["alice"])
-        labels = labels_by_name(door)
+        with long_stream(door, DEMO_KEYS["bob"]):
+            labels = labels_by_name(door)
     asked = {(name, label) for query in queries for name, label in SELECTED.findall(query) if label}
     asked |= {(n, label) for query in queries for group, n in GROUPED.findall(query) for label in group.split(", ")}
     assert ("fairgate_service_total", "tenant") in asked
     assert not [(name, label) for name, label in asked if label not in labels[name]]
 
 
+@contextmanager
+def long_stream(door, key):
+    """A request that runs meanwhile: a pool tells of tenants that wait or run."""
+    with (
+        openai.OpenAI(base_url=f"{door}/v1", api_key=key, max_retries=0) as client,
+        client.chat.completions.create(model="mock", messages=MESSAGES, max_tokens=2000, stream=True) as stream,
+    ):
+        next(iter(stream))
+        yield
+
+
 def labels_by_name(door):
-    """Labels of every series that has samples. A finished request is counted a moment after its last byte."""
+    """Labels of every series that has samples. A finished request is counted a moment after its last byte, and what
+    the store holds is told a moment later."""
     deadline = time.monotonic() + 10
     found = {}
-    while "fairgate_service_total" not in found and time.monotonic() < deadline:
+    while not {"fairgate_service_total", "fairgate_queue_requests"} <= set(found) and time.monotonic() < deadline:
         with urllib.request.urlopen(f"{door}/metrics", timeout=5) as answer:
             lines = answer.read().decode().splitlines()
         samples = [re.match(r"(\w+)(?:\{(.*)\})? ", line) for line in lines if not line.startswith("#")]
