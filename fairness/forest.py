@@ -50,7 +50,8 @@ class Forest:
         return root
 
     def _root(self, priority: int) -> Group:
-        return Group(f"class {priority}" if priority else "", None, quantum=self._policy.quantum)
+        path = f"class {priority}" if priority else ""
+        return Group(path, None, quantum=self._policy.quantum, lifts=self._policy.lifts)
 
     def tenant(self, ticket: Ticket) -> Tenant:
         """The tenant of a ticket, made where it does not exist, with the groups above it."""
@@ -68,7 +69,9 @@ class Forest:
         for name in self._above(path):
             inner = group.members.get(name)
             if inner is None:
-                inner = group.members[name] = Group(name, group, self.weight(name[:-1]), quantum=group.quantum)
+                weight = self.weight(name[:-1])
+                inner = Group(name, group, weight, quantum=group.quantum, lifts=group.lifts)
+                group.members[name] = inner
             group = cast(Group, inner)
         return group
 

@@ -122,6 +122,7 @@ class Group(Share):
     """An inner node, or the root: its members, in the order of their turns."""
 
     quantum: int = 1  # counter differences below it do not matter to the order
+    lifts: bool = True  # without lifts nothing is ever forgotten: a counter is all that is known of a member
     turn: int = 0  # when it last took a turn, or began to wait
     members: dict[str, Share] = field(default_factory=dict)
     members_waiting: int = 0
@@ -250,7 +251,7 @@ class Group(Share):
     def forgettable(self) -> bool:
         """At rest, the next lift will be to who left last: so do it now, and see whether anything remains to know."""
         level = self.last_left()
-        if level is not None and level.counter > self.floor:
+        if self.lifts and level is not None and level.counter > self.floor:
             self.floor = level.counter
         self.forget()
         return not self.members

@@ -3,7 +3,7 @@
 -- keys[1]  "{namespace:pool}"
 -- args[1]  JSON {"replica": id, "batch": n, "seen": id of the last entry read from its stream or "", "ops": [[name, ...], ...]}
 -- returns  {"ok", now ms, epoch, revision, waiting, replicas, gathering 0/1, hold ms, more 0/1, refusals, grants,
---           shares {{path, lifted, counter, floor}, ...}}
+--           shares {{path, lifted, counter, floor}, ...}, queued {{id, seq}, ...}}
 --          {"rejoin", now ms, "unknown" | "behind"}: nothing was applied; the next batch must begin with "join"
 -- A batch that was applied before changes nothing and returns what it returned then.
 
@@ -26,7 +26,7 @@ local function reply(more)
   local epoch = replicas.mine and replicas.mine.epoch or 0
   return {
     "ok", now, epoch, pool.revision, tree.root().waiting, call("ZCARD", P .. ":leases"),
-    replicas.gathering() and 1 or 0, room.hold(), more and 1 or 0, out.refusals, out.grants, shares_told(),
+    replicas.gathering() and 1 or 0, room.hold(), more and 1 or 0, out.refusals, out.grants, shares_told(), out.queued,
   }
 end
 
@@ -41,6 +41,7 @@ local function finish(request)
   if not replicas.gathering() then
     more = pick.all(request.replica)
   end
+  ledger.forgive()
   local answer = reply(more)
   if replicas.mine then
     local record = { epoch = replicas.mine.epoch, batch = request.batch, answer = answer }

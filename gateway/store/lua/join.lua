@@ -164,6 +164,7 @@ end
 -- What waited all along keeps its counter; whoever else begins to wait is lifted, as always.
 local function put_waiting(replica, said, waited, remembered)
   local ticket = new_ticket(replica, said)
+  out.queued[#out.queued + 1] = { ticket.id, ticket.seq }
   for _, worker in ipairs(said.avoid) do
     ticket.avoid[worker] = true
   end

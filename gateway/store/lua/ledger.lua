@@ -110,7 +110,23 @@ end
 local function owe(share, account, group)
   if share.counter - account.charged < group.level then
     group.owed = group.level
+    pool.owing[group.path] = true
     store.touch(group)
+  end
+end
+
+-- What has been made up is no longer owed.
+function ledger.forgive()
+  for path in pairs(pool.owing) do
+    local group = store.share(path)
+    local least = group and tree.least(group)
+    if not group or (least and least.counter >= group.owed) then
+      pool.owing[path] = nil
+      if group then
+        group.owed = 0
+        store.touch(group)
+      end
+    end
   end
 end
 

@@ -72,6 +72,6 @@ function configuration.new_pool()
   return {
     seq = 0, number = 0, epochs = 0, revision = -1, digest = "", reap_at = 0, workers = {},
     held = 0, most_held = 0, largest = 0, overrun = 0, most_running = 0, input_refunded = false,
-    gather_until = 0, expected = 0, present = {},
+    gather_until = 0, expected = 0, present = {}, owing = {},
   }
 end

@@ -178,7 +178,7 @@ end
 
 -- A group at rest: the next lift will be to who left last, so do it now and see whether anything remains to know.
 local function forgettable(group)
-  if raise_floor(group, tree.last_left(group)) then
+  if pool.settings.policy.lifts and raise_floor(group, tree.last_left(group)) then
     forget(group)
   end
   return group.members == 0

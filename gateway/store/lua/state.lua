@@ -12,12 +12,12 @@ local pool -- the record at :pool, nil before the first join
 local now -- ms
 local entry = {} -- what the library registers: name -> function(keys, args)
 local op = {} -- operation name -> function(replica, arguments...)
-local out -- what the calling replica is told: refusals, grants
+local out -- what the calling replica is told: refusals, grants, places in the queue
 
 function store.open(prefix)
   P, call, pack, unpack_record = prefix, redis.call, cmsgpack.pack, cmsgpack.unpack
   store.shares, store.tickets, store.changed_shares, store.changed_tickets, store.books = {}, {}, {}, {}, {}
-  out = { refusals = {}, grants = {} }
+  out = { refusals = {}, grants = {}, queued = {} }
   local time = call("TIME")
   now = time[1] * 1000 + math.floor(time[2] / 1000)
   local record = call("GET", P .. ":pool")

@@ -70,5 +70,6 @@ function op.submit(replica, id, tenant, n_in, max_tokens)
   }
   call("SADD", P .. ":of:" .. replica, id)
   store.put_ticket(ticket)
+  out.queued[#out.queued + 1] = { id, ticket.seq }
   tree.enqueue(ticket, tree.line(tenant), always)
 end
