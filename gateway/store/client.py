@@ -84,7 +84,7 @@ class StoreClient:
                 return await work
         except _TROUBLE as error:
             text = str(error) or type(error).__name__
-            raise StoreError(f"no answer within {within:g} s" if isinstance(error, TimeoutError) else text) from None
+            raise StoreError("no answer in time" if isinstance(error, TimeoutError) else text) from None
 
 
 def _flat(entries: Any) -> list[tuple[str, dict[str, str]]]:

@@ -34,18 +34,27 @@ class Held:
         """As `join` tells of a ticket that waits."""
         t = self.ticket
         return {
-            "id": self.id, "tenant": t.tenant, "n_in": t.input_tokens, "max": t.max_tokens, "seq": self.seq,
+            "id": self.id,
+            "tenant": t.tenant,
+            "n_in": t.input_tokens,
+            "max": t.max_tokens,
+            "seq": self.seq,
             "avoid": sorted(t.avoid),
-        }  # fmt: skip
+        }
 
     def running(self, book: Book) -> dict[str, Any]:
         """As `join` tells of a ticket that runs."""
         t = self.ticket
         return {
-            "id": self.id, "tenant": t.tenant, "n_in": t.input_tokens, "cached": t.cached_tokens, "max": t.max_tokens,
-            "produced": t.produced, "predicted": t.predicted, "worker": t.worker, "number": self.number,
-            "seq": self.seq, "weights": book.weights(t), "charged": book.charged(t),
-        }  # fmt: skip
+            **self.waiting(),
+            "cached": t.cached_tokens,
+            "produced": t.produced,
+            "predicted": t.predicted,
+            "worker": t.worker,
+            "number": self.number,
+            "weights": book.weights(t),
+            "charged": book.charged(t),
+        }
 
 
 class Holdings:

@@ -70,12 +70,14 @@ class Link:
     ) -> None:
         self.name = name
         self.lease_until = 0.0
+        self.joins = 0  # epochs of this replica
         self._replica = replica
         self._client = client
         self._config = config
         self._key = key
         self._clock = clock
         self._batch = 0
+        self._acked = 0  # the last batch that was answered
         self._ops: list[Op] = []
         self._charges: dict[str, Op] = {}
         self._mentions: dict[str, Op] = {}
@@ -161,6 +163,7 @@ class Link:
         reply = await self._exchange(self._replica.joining())
         if reply is None:
             return False
+        self.joins += 1
         self._reader = asyncio.create_task(self._read_grants())
         return await self._learn(always=True)
 
@@ -213,7 +216,7 @@ class Link:
     async def _exchange(self, ops: list[Op]) -> Reply | None:
         """Have a batch applied. None: the replica must join, now (`_must_join`) or when the store is back."""
         self._batch += 1
-        call = {"replica": self.name, "batch": self._batch, "seen": self._seen, "ops": ops}
+        call = {"replica": self.name, "batch": self._batch, "acked": self._acked, "seen": self._seen, "ops": ops}
         sent = self._clock()
         try:
             raw = await self._call("apply", json.dumps(call), until=sent + self._config.timeout_s)
@@ -224,6 +227,7 @@ class Link:
         if reply is None:
             self._must_join = True
             return None
+        self._acked = self._batch
         self.lease_until = sent + self._config.lease_s
         self._replica.applied(reply, ops)
         self._come_back(reply)

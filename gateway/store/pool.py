@@ -83,7 +83,7 @@ class SharedPool:
         self._crossings = 0
         self._alone: LocalPool | None = None
         self._epoch = -1
-        self._last_told = Mode.JOINING
+        self._last_told, self._last_text = Mode.JOINING, ""
         self._stale = ""
         self._closed = False
 
@@ -400,10 +400,10 @@ class SharedPool:
 
     def _enter(self, mode: Mode, text: str) -> None:
         self.mode = mode
-        if mode is not self._last_told:
+        if text != self._last_text:
             log = logger.warning if mode is Mode.LOST else logger.info
             log("pool %s %s", self.name, text)
-        self._last_told = mode
+        self._last_told, self._last_text = mode, text
 
     def _go_alone(self) -> None:
         running, waiting = self.held.running(), self.held.waiting()

@@ -52,7 +52,7 @@ def read_reply(raw: list[Any]) -> Reply | None:
     """None: the store does not know this replica as it should; nothing was applied, and it must join."""
     if raw[0] != "ok":
         return None
-    _, _, epoch, revision, waiting, replicas, gathering, hold_ms, more, refusals, grants, shares, *queued = raw
+    _, _, epoch, revision, waiting, replicas, gathering, hold_ms, more, refusals, grants, shares, queued = raw
     return Reply(
         epoch,
         revision,
@@ -64,7 +64,7 @@ def read_reply(raw: list[Any]) -> Reply | None:
         {ticket: _refusal(reason, *numbers) for ticket, reason, *numbers in refusals},
         [read_turn(grant) for grant in grants],
         [(path, lifted, counter, floor) for path, lifted, counter, floor in shares],
-        dict(queued[0]) if queued else {},
+        dict(queued),
     )
 
 

@@ -59,6 +59,7 @@ class Engine:
         self.active = 0
         self.most_active = 0
         self.aborted = 0
+        self.probes = 0
         self.go = asyncio.Event()
         self.changed = asyncio.Condition()
         self._runner: web.AppRunner | None = None
@@ -106,6 +107,7 @@ class Engine:
             self.changed.notify_all()
 
     async def _health(self, request: web.Request) -> web.Response:
+        self.probes += 1
         return web.Response(status=200 if self.alive else 503)
 
     async def _metrics(self, request: web.Request) -> web.Response:

@@ -12,8 +12,8 @@ from typing import Any, cast
 
 import aiohttp
 import pytest
-from fairgate.stores import StoreServer, find_servers
 
+from fairgate.stores import StoreServer, find_servers
 from gateway.app import Gateway, build
 from gateway.config import parse_config
 from gateway.store.pool import Mode, SharedPool
@@ -106,7 +106,11 @@ class Fleet:
     async def settled(self) -> None:
         """Wait until the store and all gateways agree that nothing is held and who was charged what."""
         await until(lambda: self.shared() and not self.waiting() and not self.running())
-        await until(self._agreed)
+        try:
+            await until(self._agreed)
+        except TimeoutError:
+            told = [(self.book(m), m.pool.book.totals()) for m in self.members]
+            pytest.fail(f"the store and the gateways do not agree: {self.look()}, books {told}")
         look = self.look()
         assert look["held"] == 0
         assert [(w["running"], w["reserved"]) for w in look["workers"]] == [(0, 0)] * len(self.engines)

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from ..conftest import until
-from ..engine import Engine
+from ..engine import Engine, Script
 from .conftest import TENANTS, Fleet, MakeFleet, answers
 
 
@@ -97,12 +97,14 @@ async def test_what_was_charged_outlives_the_gateway_that_charged_it(make_fleet:
     fleet = await make_fleet()
     assert await answers([fleet[1].post("a") for _ in range(3)]) == [200] * 3
     await fleet.settled()
-    calls = [fleet[0].post("b")]  # so that the pool does not forget a
-    leaving = fleet.members.pop()
-    await answers(calls)
+    fleet.engine.scripts.append(Script(hold_before=1))
+    call = fleet[0].post("a")
+    await until(lambda: fleet.running() == 1)
     before = fleet.look()["shares"]["a"]["counter"]
-    await leaving.gateway.close()
+    await fleet.members.pop().gateway.close()
     assert fleet.look()["shares"]["a"]["counter"] == before
+    fleet.engine.go.set()
+    assert await answers([call]) == [200]
     await fleet.settled()
 
 
