@@ -21,13 +21,14 @@ from gateway.hotpath import HotPath
 from gateway.metrics import Metrics
 from gateway.pages import Pages
 from gateway.pool import LocalPool, Pool
-from gateway.quota import Quotas
+from gateway.quota import LocalQuotas, Quotas
 from gateway.record import Record, access_logger
 from gateway.room import HealthyRoom
 from gateway.server import HttpServer
 from gateway.store.client import StoreClient
 from gateway.store.link import Link
 from gateway.store.pool import SharedPool
+from gateway.store.quota import SharedQuotas
 from gateway.store.settings import settings_of
 from gateway.upstream import HttpUpstream
 
@@ -101,7 +102,7 @@ def build(config: GatewayConfig) -> Gateway:
         _routes(config, pools),
         upstream,
         timeouts=config.timeouts,
-        quotas=Quotas(config.tenants),
+        quotas=_quotas(config, pools, store),
         clock=clock,
         stopwatch=time.perf_counter,
         on_end=_on_end(config, metrics),
@@ -134,6 +135,20 @@ def _shared_pool(name: str, config: GatewayConfig, clock: Callable[[], float], s
         auditor=lambda: Auditor(_alarm(name), clock),
         clock=clock,
         drain_rate=DrainRate(random.random),
+    )
+
+
+def _quotas(config: GatewayConfig, pools: Mapping[str, Pool], store: StoreClient | None) -> Quotas:
+    shared = [pool for pool in pools.values() if isinstance(pool, SharedPool)]
+    if store is None or config.store is None:
+        return LocalQuotas(config.tenants)
+    return SharedQuotas(
+        config.tenants,
+        store,
+        config.store,
+        limits=lambda: max((pool.settings for pool in shared), key=lambda settings: settings.revision).quotas,
+        replicas=lambda: max(pool.standing().replicas for pool in shared),
+        name=shared[0].link.name,
     )
 
 

@@ -135,12 +135,13 @@ class HotPath:
             raise Overloaded("draining", "The gateway is shutting down.", retry_after=job.pool.retry_after())
         if not job.pool.healthy():
             raise no_healthy_worker(job.pool)
-        wait = self._quotas.admit(job.tenant, self._clock())
+        wait = await self._quotas.admit(job.tenant, job.ticket.id, self._clock())
         if wait is not None:
             message = f"Tenant {job.tenant.id} is over its limit of {job.tenant.rpm} requests a minute."
             raise RateLimited("rate_limit_exceeded", message, retry_after=wait)
         refusal = await job.pool.submit(job.ticket)
         if refusal is not None:
+            await self._quotas.give_back(job.tenant, job.ticket.id, self._clock())
             raise refused(refusal, job.pool)
 
     # -- wait for a turn, forward ------------------------------------------------------------------------------

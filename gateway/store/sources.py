@@ -33,6 +33,12 @@ def machine() -> Library:
     return _library("fairgate", (*_MACHINE, *_OPERATIONS, *_ENTRIES), _ENTRIES)
 
 
+@cache
+def quota() -> Library:
+    """Requests per minute of a tenant: see quota.lua."""
+    return _library("fairgate_quota", ("quota",), ("quota",))
+
+
 def _library(name: str, parts: tuple[str, ...], entries: tuple[str, ...]) -> Library:
     folder = files("gateway.store").joinpath("lua")
     text = "\n".join(folder.joinpath(f"{part}.lua").read_text(encoding="utf-8") for part in parts)

@@ -17,7 +17,7 @@ from gateway.drain_rate import DrainRate, retry_headers
 from gateway.estimate import Estimator, raw_tokens
 from gateway.health import read_size, read_waiting
 from gateway.meter import to_json, visible
-from gateway.quota import Quotas
+from gateway.quota import LocalQuotas
 from gateway.slots import SlotLimit
 
 JSON = st.recursive(
@@ -173,11 +173,13 @@ def test_a_tenant_may_have_several_keys() -> None:
     assert ring.tenant("k1") is ring.tenant("k2") is tenant
 
 
-def test_a_quota_counts_accepted_requests_only() -> None:
+async def test_a_quota_counts_accepted_requests_only() -> None:
     tenant = TenantConfig(id="a", keys_sha256=["0" * 64], rpm=2)
-    quotas = Quotas([tenant])
-    assert [quotas.admit(tenant, now) for now in (0.0, 10.0, 20.0)] == [None, None, 40.0]
-    assert quotas.admit(tenant, 60.0) is None
+    quotas = LocalQuotas([tenant])
+    assert [await quotas.admit(tenant, "r", now) for now in (0.0, 10.0, 20.0)] == [None, None, 40.0]
+    assert await quotas.admit(tenant, "r", 60.0) is None
+    await quotas.give_back(tenant, "r", 60.0)
+    assert await quotas.admit(tenant, "r", 60.0) is None
     assert quotas.headers(tenant, 60.0)["x-ratelimit-remaining-requests"] == "0"
 
 
