@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
@@ -338,11 +339,17 @@ def _siblings(loc: tuple[int | str, ...]) -> list[str]:
     """The keys that the section holding the last part of `loc` knows."""
     section: Any = GatewayConfig
     for part in loc[:-1]:
-        if isinstance(section, type) and issubclass(section, BaseModel) and part in section.model_fields:
+        if _is_section(section) and part in section.model_fields:
             section = section.model_fields[str(part)].annotation
+            if NoneType in get_args(section):
+                section = get_args(section)[0]
         elif get_args(section):
-            section = next((part for part in get_args(section)[::-1] if part is not type(None)), None)
-    return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
+            section = get_args(section)[-1]
+    return list(section.model_fields) if _is_section(section) else []
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 _SECRETS = {"keys_sha256", "api_key"}

@@ -82,6 +82,10 @@ class Fleet:
         self.engines = engines
         self.engine = engines[0]
         self.members: list[Member] = []
+        self.config: dict[str, Any] = {}
+
+    def idle(self) -> bool:
+        return all(member.pool.idle() for member in self.members)
 
     def __getitem__(self, number: int) -> Member:
         return self.members[number]
@@ -155,6 +159,7 @@ async def make_fleet(server: StoreServer) -> AsyncIterator[MakeFleet]:
                 "store": {"url": server.url, **TIMES, **(store or {})},
                 **sections,
             }
+            fleet.config = config
             for _ in range(gateways):
                 await join(fleet, config)
             if wait:
