@@ -9,12 +9,14 @@ from typing import Any
 
 @dataclass(slots=True)
 class Share:
-    """A tenant or a group as the store last told of it, in thousandths. `own`: this replica's part of the counter."""
+    """A tenant or a group as the store last told of it, in thousandths, and in which call to the pool (`at`).
+    `own`: this replica's part of the counter."""
 
     lifted: int
     counter: int
     floor: int
     own: int
+    at: int
 
 
 class Known:
@@ -26,10 +28,12 @@ class Known:
         self.seq = -1
         self.number = -1
         self.peers = 1
+        self._last = 0
 
-    def heard(self, shares: Iterable[tuple[str, int, int, int]]) -> None:
-        for path, lifted, counter, floor in shares:
-            self._shares[path] = Share(lifted, counter, floor, self._own(path))
+    def heard(self, shares: Iterable[tuple[str, int, int, int, int]]) -> None:
+        for path, lifted, counter, floor, at in shares:
+            self._shares[path] = Share(lifted, counter, floor, self._own(path), at)
+            self._last = max(self._last, at)
 
     def turned(self, seq: int, number: int) -> None:
         """A ticket with this place in the queue was dispatched as this number."""
@@ -56,13 +60,13 @@ class Known:
     def reached(self, counters: Mapping[str, int], floor: int) -> None:
         """Alone, the counters came to this: beyond what was charged, they were lifted. `floor` is the root's."""
         for path, counter in counters.items():
-            share = self._shares.get(path) or Share(0, 0, 0, 0)
+            share = self._shares.get(path) or Share(0, 0, 0, 0, 0)
             lifted = share.lifted + max(0, counter - self.counter(path))
-            self._shares[path] = Share(lifted, counter, share.floor, self._own(path))
-        root = self._shares.get("") or Share(0, 0, 0, 0)
-        self._shares[""] = Share(root.lifted, root.counter, max(root.floor, floor), 0)
+            self._shares[path] = Share(lifted, counter, share.floor, self._own(path), self._last)
+        root = self._shares.get("") or Share(0, 0, 0, 0, 0)
+        self._shares[""] = Share(root.lifted, root.counter, max(root.floor, floor), 0, self._last)
 
     def told(self) -> dict[str, Any]:
         """The form that `join` has for it."""
-        shares = {path: [share.lifted, share.counter, share.floor] for path, share in self._shares.items()}
-        return {"shares": shares, "seq": self.seq, "number": self.number}
+        shares = {path: [share.lifted, share.counter, share.floor, share.at] for path, share in self._shares.items()}
+        return {"shares": shares, "seq": self.seq + 1, "number": self.number + 1}

@@ -33,7 +33,7 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """`shares`: path, lifted, counter, lift target, in thousandths. `queued`: tickets and their place in the queue."""
+    """`shares`: path, lifted, counter, lift target, in thousandths, and the number of the pool's call. `queued`: tickets and their place in the queue."""
 
     epoch: int
     revision: int
@@ -44,7 +44,7 @@ class Reply:
     more: bool
     refusals: dict[str, Refusal]
     turns: list[Turn]
-    shares: list[tuple[str, int, int, int]]
+    shares: list[tuple[str, int, int, int, int]]
     queued: dict[str, int]
 
 
@@ -63,7 +63,7 @@ def read_reply(raw: list[Any]) -> Reply | None:
         bool(more),
         {ticket: _refusal(reason, *numbers) for ticket, reason, *numbers in refusals},
         [read_turn(grant) for grant in grants],
-        [(path, lifted, counter, floor) for path, lifted, counter, floor in shares],
+        [(path, lifted, counter, floor, at) for path, lifted, counter, floor, at in shares],
         dict(queued),
     )
 

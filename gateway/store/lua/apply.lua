@@ -1,9 +1,9 @@
 -- apply: one batch of a replica's operations, all or nothing, then picks until nothing fits.
 --
 -- keys[1]  "{namespace:pool}"
--- args[1]  JSON {"replica": id, "batch": n, "seen": id of the last entry read from its stream or "", "ops": [[name, ...], ...]}
+-- args[1]  JSON {"replica": id, "batch": n, "acked": the last batch that was answered, "seen": id of the last entry read from its stream or "", "ops": [[name, ...], ...]}
 -- returns  {"ok", now ms, epoch, revision, waiting, replicas, gathering 0/1, hold ms, more 0/1, refusals, grants,
---           shares {{path, lifted, counter, floor}, ...}, queued {{id, seq}, ...}}
+--           shares {{path, lifted, counter, floor, number of this call}, ...}, queued {{id, seq}, ...}}
 --          {"rejoin", now ms, "unknown" | "behind"}: nothing was applied; the next batch must begin with "join"
 -- A batch that was applied before changes nothing and returns what it returned then.
 
@@ -16,7 +16,7 @@ local function shares_told()
   for path in pairs(store.changed_shares) do
     local share = store.share(path)
     if share then
-      told[#told + 1] = { path, share.lifted, share.counter, share.floor }
+      told[#told + 1] = { path, share.lifted, share.counter, share.floor, pool.calls }
     end
   end
   return told
@@ -71,6 +71,8 @@ local function apply(request)
   else
     replicas.renew(request.replica)
   end
+  replicas.lost = replicas.mine ~= nil and replicas.mine.batch < request.acked
+  pool.calls = pool.calls + 1
   run_all(request)
   replicas.is_present(request.replica)
   replicas.reap(request.replica)

@@ -2,10 +2,11 @@
 --
 -- state  {"settings": text of the settings' JSON (settings.lua), "peers": replicas that were here when it last heard,
 --         "running": [{"id", "tenant", "n_in", "cached", "max", "produced", "predicted", "worker", "number", "seq",
---                      "weights": [...], "charged": [...]}]                        levels bottom up, charges in thousandths
+--                      "avoid": [...], "weights": [...], "charged": [...]}]        levels bottom up, charges in thousandths
 --         "waiting": [{"id", "tenant", "n_in", "max", "seq", "avoid": [...]}],       seq -1: it has never been here
 --         "book": {path: total charged, thousandths},
---         "known": {"seq": n, "number": n, "shares": {path: [lifted, counter, floor]}}}   from replies it has had
+--         "known": {"seq": n, "number": n, "shares": {path: [lifted, counter, floor, call]}}}   from replies; seq and
+--                   number are beyond those it has heard of
 -- O(tickets and paths of the replica). Said twice it changes nothing.
 
 -- Out of the pool without a trace in the counters: the book tells what was charged.
@@ -44,26 +45,42 @@ local function by_depth(paths)
   for path in pairs(paths) do
     sorted[#sorted + 1] = path
   end
-  table.sort(sorted, function(a, b)
-    return #a < #b or (#a == #b and a < b)
-  end)
-  return sorted
+  return tree.by_depth(sorted)
 end
 
--- The counter of a member in a store that forgot: the largest `lifted` that anyone remembers, plus all books. One that
--- was made without knowledge stands at the lift target, and does not fall.
+-- Nobody remembers who left the queue last: until someone does again, it is the member with the most.
+local function leads(share)
+  local group = store.share(share.group)
+  local last = group.ended == 0 and store.share(group.ended_path)
+  if group.ended < 0 or (last and last.counter < share.counter) then
+    group.ended, group.ended_path = 0, share.path
+    store.touch(group)
+  end
+end
+
+-- The counter of a member in a store that forgot: the `lifted` that was last heard of by anyone, plus all books. One
+-- that was made for a ticket before anyone told of it stands at the lift target (`guess`), and does not fall.
 local function recall(share, known)
   local booked = store.booked(share.path)
-  local counter
-  if share.guess then
-    counter = math.max(share.counter, known[1] + booked)
-  else
-    counter = math.max(share.lifted, known[1]) + booked
+  if not share.recalled or known[4] > share.at then
+    share.recalled, share.at = known[1], known[4]
+    share.floor = math.max(share.floor, known[3])
   end
-  share.guess = nil
-  share.floor = math.max(share.floor, known[3])
+  local counter = math.max(share.guess or -math.huge, share.recalled + booked)
   tree.move(share, counter - share.counter)
   share.lifted = counter - booked
+  leads(share)
+end
+
+local function remembered(path, known)
+  local new = not store.share(path)
+  local share = tree.ensure(path)
+  if new then
+    share.guess, share.at = nil, -1
+  elseif not share.guess then
+    share.recalled = share.recalled or share.lifted
+  end
+  return share
 end
 
 -- What the store has heard of the replica's book.
@@ -92,7 +109,7 @@ local function settle_book(replica, state, recalls)
     local rise = (state.book[path] or 0) - (heard[path] or 0)
     local known = recalls and state.known.shares[path]
     if known then
-      local share = tree.ensure(path)
+      local share = remembered(path, known)
       store.book(replica, path, rise)
       recall(share, known)
     elseif any and rise ~= 0 then
@@ -127,6 +144,9 @@ local function new_ticket(replica, said)
   if ticket.seq < 0 then
     ticket.seq = tree.next_seq()
   end
+  for _, worker in ipairs(said.avoid) do
+    ticket.avoid[worker] = true
+  end
   call("SADD", P .. ":of:" .. replica, ticket.id)
   store.put_ticket(ticket)
   return ticket
@@ -157,17 +177,16 @@ local function put_running(replica, said)
     end
   end
   pool.held = pool.held + ticket.n_in + math.max(ticket.predicted, ticket.produced)
-  pool.most_held = math.max(pool.most_held, pool.held)
-  pool.most_running = math.max(pool.most_running, tree.root().running)
+  if tree.recalls then
+    pool.most_held = math.max(pool.most_held, pool.held)
+    pool.most_running = math.max(pool.most_running, tree.root().running)
+  end
 end
 
 -- What waited all along keeps its counter; whoever else begins to wait is lifted, as always.
 local function put_waiting(replica, said, waited, remembered)
   local ticket = new_ticket(replica, said)
   out.queued[#out.queued + 1] = { ticket.id, ticket.seq }
-  for _, worker in ipairs(said.avoid) do
-    ticket.avoid[worker] = true
-  end
   tree.enqueue(ticket, tree.line(ticket.tenant), function(share)
     return not (waited[share.path] or (said.seq >= 0 and remembered[share.path]))
   end)
@@ -182,9 +201,9 @@ local function rest(paths)
   end
 end
 
--- Whether the store has forgotten what the replica remembers.
+-- Whether the store has forgotten what the replica remembers: tickets, or batches that it had answered.
 local function forgot(state)
-  return state.known.seq > pool.seq
+  return replicas.lost or state.known.seq > pool.seq
 end
 
 local function take_settings(text)
@@ -198,11 +217,14 @@ end
 local function begin(replica, state)
   take_settings(state.settings)
   local recalls = forgot(state) or replicas.gathering()
-  if forgot(state) and not replicas.gathering() then
+  if recalls and not replicas.gathering() then
     replicas.gather(state.peers)
   end
   pool.seq = math.max(pool.seq, state.known.seq)
   pool.number = math.max(pool.number, state.known.number)
+  for _, known in pairs(recalls and state.known.shares or {}) do
+    pool.calls = math.max(pool.calls, known[4])
+  end
   pool.epochs = pool.epochs + 1
   call("HSET", P .. ":epochs", replica, pool.epochs)
   call("DEL", P .. ":grants:" .. replica)
@@ -233,5 +255,9 @@ function op.join(replica, state)
   for _, said in ipairs(state.waiting) do
     put_waiting(replica, said, waited, recalls and state.known.shares or {})
   end
-  rest(paths)
+  if not recalls then
+    rest(paths)
+  elseif not replicas.gathering() then
+    tree.settle_down()
+  end
 end

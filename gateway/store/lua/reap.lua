@@ -3,7 +3,7 @@
 -- its book is folded into `lifted`. O(tickets of that replica).
 -- ["leave"]   the calling replica ends, now
 
-local replicas = { mine = nil }
+local replicas = { mine = nil, lost = false } -- of the caller: its record, and whether the store lost batches of it
 
 local KEEP = 3600000 -- ms that the book of a lapsed replica is kept, should it only have been paused
 local REAP_INTERVAL = 100 -- ms
@@ -24,6 +24,7 @@ function replicas.fold(id, sign)
     local share = store.share(book[i])
     if share then
       share.lifted = share.lifted + sign * tonumber(book[i + 1])
+      share.at = pool.calls
       store.touch(share)
     end
   end
@@ -87,5 +88,6 @@ function replicas.is_present(id)
   end
   if present >= pool.expected or now >= pool.gather_until then
     pool.gather_until, pool.present = 0, {}
+    tree.settle_down()
   end
 end

@@ -70,7 +70,7 @@ end
 -- A pool that nothing is known of.
 function configuration.new_pool()
   return {
-    seq = 0, number = 0, epochs = 0, revision = -1, digest = "", reap_at = 0, workers = {},
+    seq = 0, number = 0, epochs = 0, calls = 0, revision = -1, digest = "", reap_at = 0, workers = {},
     held = 0, most_held = 0, largest = 0, overrun = 0, most_running = 0, input_refunded = false,
     gather_until = 0, expected = 0, present = {}, owing = {},
   }

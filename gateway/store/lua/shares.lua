@@ -42,7 +42,7 @@ local function member(path, group)
       counter = counter, lifted = counter - store.booked(path),
       waiting = 0, running = 0, overrun = 0, place = "", first = 0,
       floor = 0, level = 0, owed = 0, members = 0, ended = -1, ended_path = "",
-      guess = tree.recalls or pool.gather_until > 0 or nil,
+      at = pool.calls, guess = (tree.recalls or pool.gather_until > 0) and counter or nil,
     }
     store.put_share(share)
     group.members = group.members + 1
@@ -169,7 +169,7 @@ local function lift(group, share)
   local rose = raise_floor(group, tree.least(group) or tree.last_left(group))
   if share.counter < group.floor then
     share.lifted = share.lifted + group.floor - share.counter
-    share.counter = group.floor
+    share.counter, share.at = group.floor, pool.calls
   end
   if rose then
     forget(group)
@@ -201,6 +201,28 @@ function tree.rest(share)
     store.touch(group)
   else
     call("ZADD", key, share.counter, share.path)
+  end
+end
+
+-- Parents before their members.
+function tree.by_depth(paths)
+  table.sort(paths, function(a, b)
+    return #a < #b or (#a == #b and a < b)
+  end)
+  return paths
+end
+
+-- All that replicas remember has been told: what nobody has work for is forgotten as usual.
+function tree.settle_down()
+  store.save_shares()
+  local paths = tree.by_depth(call("HKEYS", P .. ":shares"))
+  for i = #paths, 1, -1 do
+    local share = store.share(paths[i])
+    if share and share.path ~= "" then
+      share.guess, share.recalled = nil, nil
+      store.touch(share)
+      tree.rest(share)
+    end
   end
 end
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
-from fairgate.stores import StoreServer, find_servers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fairgate.stores import StoreServer, find_servers
 from fairness import State
 
 from .twin import REPLICAS, TENANTS, WORKERS, Setup, Twin
@@ -60,6 +59,51 @@ def test_the_same_operations_give_the_same_decisions_and_state(
     twin = Twin(client, f"p{next(_names)}", setup)
     tenants = TENANTS[:3] if flat else TENANTS
     drive(twin, draws, tenants)
+
+
+FLAT = TENANTS[:3]
+PLAIN = st.builds(
+    Setup,
+    policy=st.sampled_from(["vtc", "fcfs", "lcf"]),
+    cost=st.sampled_from(["weighted:1,2", "profiled"]),
+    predict=st.sampled_from(["none", "max_tokens"]),
+)
+SOME = st.lists(
+    st.tuples(st.integers(0, 94), st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 10**6)),
+    min_size=30,
+    max_size=40,
+)
+FEW = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@FEW
+@given(setup=PLAIN, rounds=st.lists(SOME, min_size=3, max_size=4), who=st.sampled_from(REPLICAS))
+def test_a_replica_that_joins_again_tells_nothing_new(
+    client: redis.Redis, setup: Setup, rounds: list[list[Draw]], who: str
+) -> None:
+    twin = Twin(client, f"j{next(_names)}", setup)
+    for draws in rounds:
+        drive(twin, draws, FLAT)
+        twin.rejoin(who)
+        twin.compare()
+
+
+@FEW
+@given(setup=PLAIN, rounds=st.lists(SOME, min_size=3, max_size=4), order=st.permutations(REPLICAS), stale=st.booleans())
+def test_a_store_that_forgot_decides_as_if_it_had_not(
+    client: redis.Redis, setup: Setup, rounds: list[list[Draw]], order: list[str], stale: bool
+) -> None:
+    """Empty, or as it was a while ago: when all replicas have joined, every counter, place and reservation is as
+    before, and so is every later decision. (In a tree of shares ties between groups may fall otherwise.)"""
+    twin = Twin(client, f"f{next(_names)}", setup)
+    for draws in rounds:
+        drive(twin, draws, FLAT)
+        copy = twin.store.copy() if stale else {}
+        for replica in REPLICAS:  # the queue is not empty, and all have been answered since
+            twin.batch(replica, [("submit", f"t{next(_names)}", FLAT[0], 5, 5)])
+        drive(twin, draws[:15], FLAT)
+        if twin.scheduler.queue_length():
+            twin.forget(copy, order)
 
 
 def drive(twin: Twin, draws: list[Draw], tenants: list[str]) -> None:

@@ -11,11 +11,22 @@ from typing import Any
 
 import redis
 
-from fairness import Refusal, Scheduler, State, Ticket, Worker, parse_cost, parse_policy, parse_predictor
+from fairness import Book, Refusal, Scheduler, State, Ticket, Worker, parse_cost, parse_policy, parse_predictor
 from gateway.room import HealthyRoom
 from gateway.store.sources import machine
 
-WEIGHTS = {"a": 1.0, "b": 2.5, "c": 0.3, "g": 2.0, "g/x": 3.0, "g/x/p": 1.0, "g/x/q": 0.7, "g/y": 1.0, "h/z": 1.5, "h": 1.0}
+WEIGHTS = {
+    "a": 1.0,
+    "b": 2.5,
+    "c": 0.3,
+    "g": 2.0,
+    "g/x": 3.0,
+    "g/x/p": 1.0,
+    "g/x/q": 0.7,
+    "g/y": 1.0,
+    "h/z": 1.5,
+    "h": 1.0,
+}
 TENANTS = ["a", "b", "c", "g/x/p", "g/x/q", "g/y", "h/z"]
 WORKERS = {"w1": (3, 900), "w2": (2, 600)}
 REPLICAS = ["r1", "r2", "r3"]
@@ -103,14 +114,18 @@ class Store:
         self.prefix = f"{{test:{name}}}"
         self.setup = setup
         self.batches: dict[str, int] = {}
+        self.acked: dict[str, int] = {}
         client.function_load(machine().source, replace=True)
 
     def call(self, replica: str, *ops: Any, batch: int | None = None) -> list[Any]:
         if batch is None:
             batch = self.batches[replica] = self.batches.get(replica, 0) + 1
-        request = {"replica": replica, "batch": batch, "seen": "", "ops": ops}
-        answer = self.client.fcall(machine().function("apply"), 1, self.prefix, json.dumps(request))
-        return plain(answer)
+        acked = self.acked.get(replica, 0)
+        request = {"replica": replica, "batch": batch, "acked": acked, "seen": "", "ops": ops}
+        answer = plain(self.client.fcall(machine().function("apply"), 1, self.prefix, json.dumps(request)))
+        if answer[0] == "ok":
+            self.acked[replica] = max(acked, batch)
+        return list(answer)
 
     def join(self, replica: str, **state: Any) -> list[Any]:
         nothing = {"seq": 0, "number": 0, "shares": {}}
@@ -121,8 +136,23 @@ class Store:
         found = self.client.fcall(machine().function("inspect"), 1, self.prefix)
         return {} if found is None else dict(json.loads(found))
 
+    def keys(self) -> list[bytes]:
+        return sorted(self.client.scan_iter(match=self.prefix.replace("{", "\\{") + "*"))
+
+    def copy(self) -> dict[bytes, bytes]:
+        return {key: self.client.dump(key) or b"" for key in self.keys()}
+
+    def become(self, copy: dict[bytes, bytes]) -> None:
+        """What a server that has other data would hold."""
+        for key in self.keys():
+            self.client.delete(key)
+        for key, data in copy.items():
+            self.client.restore(key, 0, data)
+
     def book(self, replica: str) -> dict[str, int]:
-        return {path.decode(): int(total) for path, total in self.client.hgetall(f"{self.prefix}:book:{replica}").items()}
+        return {
+            path.decode(): int(total) for path, total in self.client.hgetall(f"{self.prefix}:book:{replica}").items()
+        }
 
     def granted_to(self, replica: str) -> list[dict[str, Any]]:
         """Takes what its stream holds."""
@@ -139,9 +169,31 @@ def plain(value: Any) -> Any:
     return value.decode() if isinstance(value, bytes) else value
 
 
+def without_zeros(totals: dict[str, int]) -> dict[str, int]:
+    return {path: total for path, total in totals.items() if total}
+
+
 def in_order(decisions: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     """Turns in the order they were given; refusals, which no number orders over several streams, first."""
     return sorted(d for d in decisions if len(d) == 2) + [d for d in decisions if len(d) == 3]
+
+
+@dataclass
+class Replica:
+    """What one replica holds and remembers: its tickets, its book, and what replies told it."""
+
+    book: Book
+    places: dict[str, int] = field(default_factory=dict)  # ticket id -> sequence number
+    numbers: dict[str, int] = field(default_factory=dict)  # ticket id -> dispatch number
+    shares: dict[str, list[int]] = field(default_factory=dict)
+
+    def hear(self, answer: list[Any]) -> None:
+        self.shares |= {path: [int(n) for n in rest] for path, *rest in answer[11]}
+        self.places |= dict(answer[12])
+
+    def known(self) -> dict[str, Any]:
+        seq, number = max(self.places.values(), default=-1), max(self.numbers.values(), default=-1)
+        return {"seq": seq + 1, "number": number + 1, "shares": self.shares}
 
 
 class Twin:
@@ -161,17 +213,19 @@ class Twin:
             max_waiting_per_tenant=12,
             tenant_bounds={"b": 5},
         )
+        measured = self.scheduler.policy.measure(cost_of(setup.cost))
+        self.replicas = {name: Replica(Book(measured)) for name in REPLICAS}
         self.owner: dict[Ticket, str] = {}
-        self.tickets: list[Ticket] = []
+        self.tickets: dict[str, Ticket] = {}
+        self.remembers_exposure = True
         for replica in REPLICAS:
             assert self.store.join(replica)[0] == "ok"
-        for worker in WORKERS:
-            self.store.call(REPLICAS[0], ["worker", worker, {"healthy": True, "ttl_ms": HEALTH_MS}])
+        self._report_health(REPLICAS[0])
 
     # -- what may be done --------------------------------------------------------------------------------------
 
     def live(self, replica: str, *states: State) -> list[Ticket]:
-        return [t for t in self.tickets if self.owner[t] == replica and t.state in states]
+        return [t for t in self.tickets.values() if self.owner[t] == replica and t.state in states]
 
     def batch(self, replica: str, operations: list[tuple[Any, ...]], *, repeat: bool = False) -> None:
         """`operations` as the store takes them. With `repeat` it is sent a second time, as after a lost answer."""
@@ -181,14 +235,90 @@ class Twin:
         for operation in operations:
             refused += self._do(replica, operation, answer[1] / 1000)
         assert [(item[0], item[1]) for item in answer[9]] == refused
+        self._hear(replica, answer)
+        if repeat:
+            assert self.store.call(replica, *operations, batch=self.store.batches[replica]) == answer
+        self.compare()
+
+    def rejoin(self, replica: str, *, peers: int = 1) -> None:
+        """It tells all it holds; to a store that knows, that is nothing new."""
+        answer = self.store.join(replica, **self.state(replica), peers=peers)
+        assert answer[0] == "ok"
+        self._hear(replica, answer)
+
+    def forget(self, copy: dict[bytes, bytes], order: list[str]) -> None:
+        """The store comes back with other data (none: empty), and every replica joins, in that order."""
+        self.store.become(copy)
+        self.remembers_exposure = False
+        for replica in order:
+            assert self.store.call(replica)[0] == "rejoin"
+            self.rejoin(replica, peers=len(order))
+            self._report_health(replica)
+        for replica in order:  # their next heartbeats: whoever came before the gathering began is counted now
+            self._hear(replica, self.store.call(replica))
+        self.compare()
+
+    def state(self, replica: str) -> dict[str, Any]:
+        """What it says when it joins."""
+        mine = self.replicas[replica]
+        return {
+            "running": [self._running(mine, t) for t in self.live(replica, State.RUNNING)],
+            "waiting": [
+                {
+                    "id": t.id,
+                    "tenant": t.tenant,
+                    "n_in": t.input_tokens,
+                    "max": t.max_tokens,
+                    "seq": mine.places[t.id],
+                    "avoid": sorted(t.avoid),
+                }
+                for t in self.live(replica, State.WAITING)
+            ],
+            "book": mine.book.totals(),
+            "known": mine.known(),
+        }
+
+    def _running(self, mine: Replica, ticket: Ticket) -> dict[str, Any]:
+        return {
+            "id": ticket.id,
+            "tenant": ticket.tenant,
+            "n_in": ticket.input_tokens,
+            "cached": ticket.cached_tokens,
+            "max": ticket.max_tokens,
+            "produced": ticket.produced,
+            "predicted": ticket.predicted,
+            "worker": ticket.worker,
+            "number": mine.numbers[ticket.id],
+            "seq": mine.places[ticket.id],
+            "avoid": sorted(ticket.avoid),
+            "weights": mine.book.weights(ticket),
+            "charged": mine.book.charged(ticket),
+        }
+
+    def _report_health(self, replica: str) -> None:
+        reports = [
+            ["worker", w.id, {"healthy": w.healthy, "ttl_ms": HEALTH_MS, "slots": w.slots, "tokens": w.tokens}]
+            for w in self.room.workers.values()
+        ]
+        self._hear(replica, self.store.call(replica, *reports))
+
+    def _hear(self, replica: str, answer: list[Any]) -> None:
+        """Compare what the store decided with what memory decides."""
+        self.replicas[replica].hear(answer)
         decided = self._pick()
         told = [json.loads(grant) for grant in answer[10]]
         for other in REPLICAS:
             told += self.store.granted_to(other) if other != replica else []
-        assert self._as_decisions(told) == in_order(decided)
-        if repeat:
-            assert self.store.call(replica, *operations, batch=self.store.batches[replica]) == answer
-        self.compare()
+        assert self._as_decisions(told) == in_order(decided), (told, decided)
+        for grant in told:
+            if "number" in grant:
+                self._granted(grant)
+
+    def _granted(self, grant: dict[str, Any]) -> None:
+        ticket = self.tickets[grant["ticket"]]
+        mine = self.replicas[self.owner[ticket]]
+        mine.numbers[ticket.id] = grant["number"]
+        mine.book.open(ticket, [float(weight) for weight in grant["weights"]])
 
     # -- the machine in memory ---------------------------------------------------------------------------------
 
@@ -199,14 +329,12 @@ class Twin:
         if name == "worker":
             self._worker(*arguments)
             return []
-        ticket = next((t for t in self.tickets if t.id == arguments[0]), None)
+        ticket = self.tickets.get(arguments[0])
         if ticket is not None:
             getattr(self, f"_{name}")(ticket, *arguments[1:])
         return []
 
-    def _submit(
-        self, replica: str, name: str, tenant: str, n_in: int, most: int, now: float
-    ) -> list[tuple[str, str]]:
+    def _submit(self, replica: str, name: str, tenant: str, n_in: int, most: int, now: float) -> list[tuple[str, str]]:
         ticket = Ticket(name, tenant, n_in, most)
         refusal: Refusal | None = None
         if n_in + 1 > self.room.capacity().largest:
@@ -215,12 +343,14 @@ class Twin:
         refusal = refusal or self.scheduler.submit(ticket, now)
         if refusal is not None:
             return [(name, refusal.reason)]
-        self.tickets.append(ticket)
+        self.tickets[name] = ticket
         self.owner[ticket] = replica
         return []
 
     def _worker(self, worker: str, report: dict[str, Any]) -> None:
-        self.room.set_worker(worker, healthy=report.get("healthy"), slots=report.get("slots"), tokens=report.get("tokens"))
+        self.room.set_worker(
+            worker, healthy=report.get("healthy"), slots=report.get("slots"), tokens=report.get("tokens")
+        )
 
     def _charge(self, ticket: Ticket, n_in: int, cached: int, produced: int) -> None:
         if ticket.state is not State.RUNNING:
@@ -228,20 +358,27 @@ class Twin:
         if (n_in, cached) != (ticket.input_tokens, ticket.cached_tokens):
             self.scheduler.correct(ticket, n_in, cached)
         self.scheduler.charge(ticket, produced)
+        self._book(ticket).settle(ticket)
+
+    def _book(self, ticket: Ticket) -> Book:
+        return self.replicas[self.owner[ticket]].book
 
     def _finish(self, ticket: Ticket, n_in: int, cached: int, produced: int) -> None:
         if ticket.state is State.RUNNING:
             self._charge(ticket, n_in, cached, produced)
             self.scheduler.finish(ticket)
+            self._book(ticket).close(ticket)
 
     def _cancel(self, ticket: Ticket, n_in: int, cached: int, produced: int) -> None:
         self._charge(ticket, n_in, cached, produced)
         if ticket.state in (State.WAITING, State.RUNNING):
             self.scheduler.cancel(ticket)
+        self._book(ticket).close(ticket)
 
     def _requeue(self, ticket: Ticket, avoid: list[str]) -> None:
         if ticket.state is State.RUNNING:
             ticket.avoid |= set(avoid)
+            self._book(ticket).undo(ticket)
             self.scheduler.requeue(ticket)
 
     def _undo(self, ticket: Ticket) -> None:
@@ -277,16 +414,9 @@ class Twin:
 
     def compare(self) -> None:
         found = self.store.inspect()
-        ledger = self.scheduler._ledger
-        exposure = ledger._exposure
-        assert found["held"] == exposure.held
-        assert found["most_held"] == exposure._most_held
-        assert found["overrun"] == exposure.overrun
-        assert found["largest"] == exposure._largest
-        assert found["most_running"] == exposure.most_running
-        assert found["input_refunded"] == exposure._input_refunded
-        assert found["owed"] == ledger.owed()
-        assert found["least_weight"] == self.scheduler._forest.least_weight
+        if self.remembers_exposure:
+            self._compare_exposure(found)
+        assert found["held"] == self.scheduler._ledger.held
         if self.scheduler.policy.quantum == 1:
             assert found["gap"] == round(self.scheduler.gap() * 1000)
         assert {w["id"]: (w["running"], w["reserved"], w["healthy"]) for w in found["workers"]} == {
@@ -294,18 +424,33 @@ class Twin:
         }
         self._compare_shares(found["shares"])
 
+    def _compare_exposure(self, found: dict[str, Any]) -> None:
+        exposure = self.scheduler._ledger._exposure
+        assert found["most_held"] == exposure._most_held
+        assert found["overrun"] == exposure.overrun
+        assert found["largest"] == exposure._largest
+        assert found["most_running"] == exposure.most_running
+        assert found["input_refunded"] == exposure._input_refunded
+        assert found["owed"] == self.scheduler._ledger.owed()
+        assert found["least_weight"] == self.scheduler._forest.least_weight
+
     def _compare_shares(self, shares: dict[str, Any]) -> None:
         forest = self.scheduler._forest
-        mine = {share.path: (share.counter, share.waiting, len(share.running), share.weight) for share in forest.shares()}
+        mine = {
+            share.path: (share.counter, share.waiting, len(share.running), share.weight) for share in forest.shares()
+        }
         theirs = {
             path: (int(s["counter"]), s["waiting"], s["running"], s["weight"]) for path, s in shares.items() if path
         }
         assert theirs == mine, sorted(set(theirs.items()) ^ set(mine.items()))
-        floors = {group.path: group.floor for group in forest.groups()}
+        groups = forest.groups() if self.remembers_exposure else forest.roots()
+        floors = {group.path: group.floor for group in groups}
         assert {path: int(shares[path]["floor"]) for path in floors if path in shares} == {
             path: floor for path, floor in floors.items() if path in shares
         }
         books = [self.store.book(replica) for replica in REPLICAS]
+        for replica, book in zip(REPLICAS, books, strict=True):
+            assert without_zeros(book) == without_zeros(self.replicas[replica].book.totals())
         for path, share in shares.items():
             if path:
                 assert int(share["lifted"]) + sum(book.get(path, 0) for book in books) == int(share["counter"]), path
