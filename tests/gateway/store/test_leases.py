@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import redis
+
 from fairgate.stores import StoreServer, find_servers
 
 from .twin import WORKERS, Setup, Store

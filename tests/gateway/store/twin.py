@@ -1,4 +1,4 @@
-"""The two machines side by side: `fairness.Scheduler` in memory, and the Lua in a server, driven by the same operations.
+"""The two machines side by side: `fairness.Scheduler` in memory, the Lua in a server, driven by the same operations.
 
 Every batch is compared at once: what was refused, who got which turn on which worker, and all state.
 """
@@ -136,15 +136,15 @@ class Store:
         found = self.client.fcall(machine().function("inspect"), 1, self.prefix)
         return {} if found is None else dict(json.loads(found))
 
-    def keys(self) -> list[bytes]:
+    def stored(self) -> list[bytes]:
         return sorted(self.client.scan_iter(match=self.prefix.replace("{", "\\{") + "*"))
 
     def copy(self) -> dict[bytes, bytes]:
-        return {key: self.client.dump(key) or b"" for key in self.keys()}
+        return {key: self.client.dump(key) or b"" for key in self.stored()}
 
     def become(self, copy: dict[bytes, bytes]) -> None:
         """What a server that has other data would hold."""
-        for key in self.keys():
+        for key in self.stored():
             self.client.delete(key)
         for key, data in copy.items():
             self.client.restore(key, 0, data)
