@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 # Threads that wait for each other sleep: spinning ones crawl on a machine that has other work.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup serve cluster test check compare bench clean
+.PHONY: help setup serve cluster replicas test check compare bench clean
 
 help:  ## what each target does
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -41,6 +41,11 @@ check: setup  ## lint, types, import contracts
 
 compare: setup  ## VTC against FCFS, RPM and LCF, as tables and pictures in out/compare/
 	@$(BIN)/fairgate compare --out out/compare
+
+replicas: setup  ## one fair share over two and four gateways, live, with controls that must fail (some eight minutes)
+	@$(BIN)/fairgate replicas shares
+	@$(BIN)/fairgate replicas shares --control
+	@$(BIN)/fairgate replicas bound
 
 bench: setup  ## what a scheduling decision costs, from 10 to a million tenants
 	@$(BIN)/fairgate bench scheduler

@@ -15,6 +15,7 @@ from rich.table import Table
 from fairgate.bench import bench_app
 from fairgate.processes import ProcessError
 from fairgate.progress import progress_bar
+from fairgate.runs import replicas_app
 
 app = typer.Typer(
     name="fairgate",
@@ -25,6 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(bench_app, name="bench")
+app.add_typer(replicas_app, name="replicas")
 
 Model = Annotated[str, typer.Option(help="smollm2, gemma3-270m, or a local Hugging Face folder.")]
 TimeScale = Annotated[float, typer.Option(help="Above 1 stretches the arrivals, below 1 squeezes them.")]
