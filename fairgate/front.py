@@ -41,7 +41,7 @@ def _body(code: str) -> str:
 
 
 _ERRORS = {
-    "unknown_url": ("invalid_request_error", "Metrics are those of one gateway: ask it directly."),
+    "unknown_url": ("invalid_request_error", "Metrics and books are those of one gateway: ask it directly."),
     "body_too_large": ("invalid_request_error", "The body is larger than 8 MiB, the limit here."),
     "gateway_unreachable": ("upstream_error", "No gateway answered."),
 }
@@ -97,7 +97,7 @@ http {
             proxy_next_upstream_timeout 5s;
         }
 
-        location = /metrics {
+        location ~ ^/(metrics|debug/book)$ {
             return 404 '@unknown_url@';
         }
 

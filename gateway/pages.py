@@ -1,4 +1,4 @@
-"""What a gateway answers by itself: health, readiness, metrics, and the models a tenant may use."""
+"""What a gateway answers by itself: health, readiness, metrics, its books, and the models a tenant may use."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from gateway.auth import Keyring
 from gateway.config import GatewayConfig
 from gateway.metrics import CONTENT_TYPE, Metrics
 from gateway.pool import Pool
+from gateway.store.pool import SharedPool
 
 Page = Callable[[str | None], tuple[int, str, bytes]]
 """An API key in; status, content type and body out. May raise ApiError."""
@@ -38,6 +39,7 @@ class Pages:
             "/healthz": self._healthz,
             "/readyz": self._readyz,
             "/metrics": self._prometheus,
+            "/debug/book": self._book,
             "/v1/models": self._models,
         }
 
@@ -54,6 +56,16 @@ class Pages:
 
     def _prometheus(self, key: str | None) -> tuple[int, str, bytes]:
         return 200, CONTENT_TYPE, self._metrics.page()
+
+    def _book(self, key: str | None) -> tuple[int, str, bytes]:
+        """By shared pool: the id of this replica there, and what its tickets were charged, in thousandths by path. The
+        store has the same under that id, as soon as all has been told."""
+        books = {
+            name: {"replica": pool.link.name, "charged": pool.book.totals()}
+            for name, pool in self._pools.items()
+            if isinstance(pool, SharedPool)
+        }
+        return 200, _JSON, json.dumps(books).encode()
 
     def _models(self, key: str | None) -> tuple[int, str, bytes]:
         tenant = self._keyring.tenant(key)
