@@ -33,8 +33,8 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """`shares`: path, lifted, counter, lift target, in thousandths, and the number of the pool's call. `queued`: tickets
-    and their place in the queue."""
+    """`shares`: path, lifted, counter, lift target, in thousandths, and the number of the pool's call. `queued`: the
+    tickets' places in the queue."""
 
     epoch: int
     revision: int

@@ -16,7 +16,7 @@ local function shares_told()
   for path in pairs(store.changed_shares) do
     local share = store.share(path)
     if share then
-      told[#told + 1] = { path, share.lifted, share.counter, share.floor, pool.calls }
+      told[#told + 1] = { path, share.lifted, share.counter, share.floor or 0, pool.calls }
     end
   end
   return told
@@ -44,8 +44,7 @@ local function finish(request)
   ledger.forgive()
   local answer = reply(more)
   if replicas.mine then
-    local record = { epoch = replicas.mine.epoch, batch = request.batch, answer = answer }
-    call("HSET", P .. ":replicas", request.replica, pack(record))
+    replicas.remember(request.replica, request.batch, answer)
     if request.seen ~= "" then
       call("XTRIM", P .. ":grants:" .. request.replica, "MINID", request.seen)
     end
@@ -57,10 +56,9 @@ end
 local function apply(request)
   tree.recalls = false
   local joins = request.ops[1] and request.ops[1][1] == "join"
-  local record = call("HGET", P .. ":replicas", request.replica)
-  replicas.mine = record and unpack_record(record) or nil
+  replicas.recall(request.replica)
   if replicas.mine and replicas.mine.batch == request.batch then
-    return replicas.mine.answer
+    return replicas.answer(request.replica)
   end
   if joins then
     pool = pool or configuration.new_pool()

@@ -26,10 +26,10 @@ function cost.profiled(c, n_in, n_out, cached)
 end
 
 function cost.service(n_in, n_out, cached)
-  if pool.settings.policy.per_request then
+  if settings.policy.per_request then
     return 1
   end
-  local c = pool.settings.cost
+  local c = settings.cost
   return cost[c.kind](c, n_in, n_out, cached)
 end
 

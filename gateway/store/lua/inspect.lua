@@ -9,7 +9,7 @@ local MOST = 1000
 local function gap_of(group)
   local key = P .. ":order:" .. group.path
   local first, last = call("ZRANGE", key, 0, 0)[1], call("ZRANGE", key, -1, -1)[1]
-  if not first or pool.settings.policy.quantum ~= 1 then
+  if not first or settings.policy.quantum ~= 1 then
     return 0
   end
   return store.share(last:sub(18)).counter - store.share(first:sub(18)).counter
@@ -24,7 +24,7 @@ end
 local function shown(share)
   return {
     counter = string.format("%.0f", share.counter), lifted = string.format("%.0f", share.lifted or 0),
-    floor = string.format("%.0f", share.floor), waiting = share.waiting, running = share.running,
+    floor = string.format("%.0f", share.floor or 0), waiting = share.waiting, running = share.running,
     weight = share.weight or 1,
   }
 end

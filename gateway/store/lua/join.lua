@@ -64,7 +64,7 @@ local function recall(share, known)
   local booked = store.booked(share.path)
   if not share.recalled or known[4] > share.at then
     share.recalled, share.at = known[1], known[4]
-    share.floor = math.max(share.floor, known[3])
+    share.floor = share.floor and math.max(share.floor, known[3])
   end
   local counter = math.max(share.guess or -math.huge, share.recalled + booked)
   tree.move(share, counter - share.counter)
@@ -207,9 +207,9 @@ local function forgot(state)
 end
 
 local function take_settings(text)
-  local settings = cjson.decode(text)
-  if settings.revision > pool.revision then
-    configuration.adopt(text, settings)
+  local given = cjson.decode(text)
+  if given.revision > pool.revision then
+    configuration.adopt(text, given)
   end
 end
 
@@ -226,7 +226,6 @@ local function begin(replica, state)
     pool.calls = math.max(pool.calls, known[4])
   end
   pool.epochs = pool.epochs + 1
-  call("HSET", P .. ":epochs", replica, pool.epochs)
   call("DEL", P .. ":grants:" .. replica)
   tree.recalls = recalls
   return recalls

@@ -18,7 +18,7 @@ local function seen(tenant)
 end
 
 local function summary(lengths)
-  local p = pool.settings.predict
+  local p = settings.predict
   if p.kind == "quantile" then
     table.sort(lengths)
     return lengths[math.max(0, math.ceil(p.q * #lengths) - 1) + 1]
@@ -31,7 +31,7 @@ local function summary(lengths)
 end
 
 local function guess(ticket)
-  local kind = pool.settings.predict.kind
+  local kind = settings.predict.kind
   if kind == "none" then
     return 0
   elseif kind == "max_tokens" then
@@ -51,7 +51,7 @@ end
 
 -- A ticket was served to its end.
 function predict.observe(ticket)
-  local p = pool.settings.predict
+  local p = settings.predict
   if p.kind == "none" or p.kind == "max_tokens" then
     return
   end

@@ -9,11 +9,27 @@ local KEEP = 3600000 -- ms that the book of a lapsed replica is kept, should it 
 local REAP_INTERVAL = 100 -- ms
 
 function replicas.epoch(id)
-  return tonumber(call("HGET", P .. ":epochs", id))
+  return tonumber(call("HGET", P .. ":replicas", id):match("^%d+"))
+end
+
+-- The replica's epoch and last batch, and the answer to that, which only a repeated batch asks for.
+function replicas.recall(id)
+  local record = call("HGET", P .. ":replicas", id)
+  local epoch, batch = (record or ""):match("^(%d+) (%d+)$")
+  replicas.mine = epoch and { epoch = tonumber(epoch), batch = tonumber(batch) } or nil
+end
+
+function replicas.remember(id, batch, answer)
+  call("HSET", P .. ":replicas", id, string.format("%d %d", replicas.mine.epoch, batch))
+  call("HSET", P .. ":answers", id, pack(answer))
+end
+
+function replicas.answer(id)
+  return unpack_record(call("HGET", P .. ":answers", id))
 end
 
 function replicas.renew(id)
-  call("ZADD", P .. ":leases", now + pool.settings.lease_ms, id)
+  call("ZADD", P .. ":leases", now + settings.lease_ms, id)
 end
 
 -- `sign` 1: what `id` was charged counts as lifted from now on; -1: it has come back.
@@ -40,7 +56,7 @@ local function forget(id)
   replicas.fold(id, 1)
   call("ZREM", P .. ":leases", id)
   call("HDEL", P .. ":replicas", id)
-  call("HDEL", P .. ":epochs", id)
+  call("HDEL", P .. ":answers", id)
   call("DEL", P .. ":of:" .. id, P .. ":grants:" .. id)
 end
 
@@ -69,7 +85,7 @@ end
 -- A store that forgot waits until as many replicas are back as were here, one lease at most.
 function replicas.gather(expected)
   if expected > 1 then
-    pool.gather_until, pool.expected, pool.present = now + pool.settings.lease_ms, expected, {}
+    pool.gather_until, pool.expected, pool.present = now + settings.lease_ms, expected, {}
   end
 end
 

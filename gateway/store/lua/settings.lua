@@ -52,18 +52,21 @@ local function least(weights, default)
   return default
 end
 
-function configuration.adopt(text, settings)
-  pool.settings = {
-    policy = settings.policy, cost = settings.cost, predict = settings.predict, lease_ms = settings.lease_ms,
-    limits = { waiting = settings.limits.waiting, per_tenant = settings.limits.per_tenant },
-    tenant_limits = next(settings.limits.tenants) ~= nil, default_weight = settings.default_weight,
+function configuration.adopt(text, given)
+  settings = {
+    policy = given.policy, cost = given.cost, predict = given.predict, lease_ms = given.lease_ms,
+    limits = { waiting = given.limits.waiting, per_tenant = given.limits.per_tenant },
+    tenant_limits = next(given.limits.tenants) ~= nil, default_weight = given.default_weight,
   }
-  pool.revision, pool.digest = settings.revision, settings.digest
-  pool.least_weight = math.min(pool.least_weight or math.huge, least(settings.weights, settings.default_weight))
-  put_hash(P .. ":weights", settings.weights)
-  put_hash(P .. ":limits", settings.limits.tenants)
+  pool.revision, pool.digest = given.revision, given.digest
+  pool.configured = now .. ":" .. given.revision .. ":" .. given.digest
+  read_settings[P] = nil
+  pool.least_weight = math.min(pool.least_weight or math.huge, least(given.weights, given.default_weight))
+  call("SET", P .. ":settings", pack(settings))
   call("SET", P .. ":configuration", text)
-  set_workers(settings.workers)
+  put_hash(P .. ":weights", given.weights)
+  put_hash(P .. ":limits", given.limits.tenants)
+  set_workers(given.workers)
   reweigh()
 end
 

@@ -19,7 +19,7 @@ tree.next_seq = next_seq
 -- The paths above a tenant, the topmost first, without the root.
 function tree.above(tenant)
   local paths = {}
-  if pool.settings.policy.tree then
+  if settings.policy.tree then
     for stop in tenant:gmatch("()/") do
       paths[#paths + 1] = tenant:sub(1, stop)
     end
@@ -29,7 +29,13 @@ end
 
 function tree.weight_of(path)
   local weight = call("HGET", P .. ":weights", (path:gsub("/$", "")))
-  return weight and tonumber(weight) or pool.settings.default_weight
+  return weight and tonumber(weight) or settings.default_weight
+end
+
+-- What only a group has.
+local function as_group(share)
+  share.floor, share.level, share.owed, share.members, share.ended, share.ended_path = 0, 0, 0, 0, -1, ""
+  return share
 end
 
 -- A member starts at its group's lift target: what was below it had been forgotten.
@@ -39,12 +45,11 @@ local function member(path, group)
     local counter = group.floor
     share = {
       path = path, group = group.path, weight = tree.weight_of(path),
-      counter = counter, lifted = counter - store.booked(path),
+      counter = counter, lifted = counter - store.booked(path), at = pool.calls,
       waiting = 0, running = 0, overrun = 0, place = "", first = 0,
-      floor = 0, level = 0, owed = 0, members = 0, ended = -1, ended_path = "",
-      at = pool.calls, guess = (tree.recalls or pool.gather_until > 0) and counter or nil,
+      guess = (tree.recalls or pool.gather_until > 0) and counter or nil,
     }
-    store.put_share(share)
+    store.put_share(tree.is_group(share) and as_group(share) or share)
     group.members = group.members + 1
     store.touch(group)
   end
@@ -54,10 +59,7 @@ end
 function tree.root()
   local root = store.share("")
   if not root then
-    root = {
-      path = "", counter = 0, lifted = 0, waiting = 0, running = 0,
-      floor = 0, level = 0, owed = 0, members = 0, ended = -1, ended_path = "",
-    }
+    root = as_group({ path = "", counter = 0, lifted = 0, waiting = 0, running = 0 })
     store.put_share(root)
   end
   return root
@@ -96,7 +98,7 @@ end
 -- Give a member that waits its place.
 function tree.reorder(share)
   local key = P .. ":order:" .. share.group
-  local quantum = pool.settings.policy.quantum
+  local quantum = settings.policy.quantum
   local place = string.format("%016d:%s", share.first, share.path)
   if share.place ~= place and share.place ~= "" then
     call("ZREM", key, share.place)
@@ -178,7 +180,7 @@ end
 
 -- A group at rest: the next lift will be to who left last, so do it now and see whether anything remains to know.
 local function forgettable(group)
-  if pool.settings.policy.lifts and raise_floor(group, tree.last_left(group)) then
+  if settings.policy.lifts and raise_floor(group, tree.last_left(group)) then
     forget(group)
   end
   return group.members == 0
@@ -238,7 +240,7 @@ local function begin_waiting(share, group, lifts)
   if tree.is_group(share) and (lifts or share.first == 0) then
     share.first = next_seq()
   end
-  if lifts and pool.settings.policy.lifts then
+  if lifts and settings.policy.lifts then
     lift(group, share)
   end
   tree.reorder(share)

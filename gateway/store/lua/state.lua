@@ -9,6 +9,8 @@
 local P, call, pack, unpack_record -- of this call; a library must not touch them while it is loaded
 local store = {}
 local pool -- the record at :pool, nil before the first join
+local settings -- the configuration in force, as the pool uses it
+local read_settings = {} -- prefix -> {stamp, settings}: decoded once a revision, not once a call
 local now -- ms
 local entry = {} -- what the library registers: name -> function(keys, args)
 local op = {} -- operation name -> function(replica, arguments...)
@@ -22,6 +24,17 @@ function store.open(prefix)
   now = time[1] * 1000 + math.floor(time[2] / 1000)
   local record = call("GET", P .. ":pool")
   pool = record and unpack_record(record) or nil
+  settings = pool and store.settings() or nil
+end
+
+-- Those that the pool was last given; `pool.configured` names that.
+function store.settings()
+  local known = read_settings[P]
+  if not known or known.stamp ~= pool.configured then
+    known = { stamp = pool.configured, settings = unpack_record(call("GET", P .. ":settings")) }
+    read_settings[P] = known
+  end
+  return known.settings
 end
 
 -- A ticket, or nil.

@@ -7,7 +7,7 @@ local WINDOW = 60000 -- ms, of the policy rpm:LIMIT
 
 -- The sliding window of the policy rpm: nil, or the ms until one more would be accepted.
 local function over_rate(id, tenant)
-  local limit = pool.settings.policy.rpm
+  local limit = settings.policy.rpm
   if limit == 0 then
     return nil
   end
@@ -29,7 +29,7 @@ local function overall_largest()
 end
 
 local function refusal(id, tenant, n_in)
-  local limits = pool.settings.limits
+  local limits = settings.limits
   local healthy_largest = room.largest()
   if n_in + 1 > healthy_largest then
     local reason = n_in + 1 > overall_largest() and "too_large" or "no_large_worker"
@@ -41,13 +41,13 @@ local function refusal(id, tenant, n_in)
   end
   local share = store.share(tenant)
   local own = share and share.waiting or 0
-  local bound = pool.settings.tenant_limits and call("HGET", P .. ":limits", tenant)
+  local bound = settings.tenant_limits and call("HGET", P .. ":limits", tenant)
   if own >= (tonumber(bound or nil) or limits.per_tenant) then
     return { id, "tenant_queue_full", own }
   end
   local wait = over_rate(id, tenant)
   if wait then
-    return { id, "rate_limit", pool.settings.policy.rpm, wait }
+    return { id, "rate_limit", settings.policy.rpm, wait }
   end
 end
 

@@ -110,7 +110,7 @@ def test_who_leaves_takes_everything_along(client: redis.Redis) -> None:
     store.call("r1", ["leave"])
     left = store.inspect()
     assert (left["running"], left["waiting"]) == (0, 0)
-    suffixes = {key.decode().rsplit(":", 1)[1] for key in store.keys() if b"r1" in key}
+    suffixes = {key.decode().rsplit(":", 1)[1] for key in store.stored() if b"r1" in key}
     assert not suffixes
 
 
