@@ -131,6 +131,7 @@ class Link:
                 await asyncio.wait((self._task,), timeout=2 * self._config.timeout_s)
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        self.lease_until = 0.0
         self._stop_reading()
         for timer in (self._flush, self._hold):
             if timer is not None:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from hashlib import sha256
+from itertools import count
 from typing import Any
 
 import aiohttp
 import pytest
 
+from fairgate.stores import StoreServer, find_servers
+from fairness import Worker
 from gateway.app import Gateway, build
 from gateway.config import parse_config
+from gateway.store.sources import machine
+from gateway.store.view import View
 
 from .engine import Engine
 
+STORE_TIMES = {"lease_s": 1.5, "heartbeat_s": 0.1, "timeout_s": 0.5, "flush_s": 0.01}
 KEYS = {"a": "key-a", "b": "key-b", "limited": "key-l"}
 
 
@@ -25,7 +31,8 @@ def tenant(name: str, **settings: Any) -> dict[str, Any]:
 
 
 class House:
-    """A running gateway, its engines, and a client."""
+    """A running gateway, its engines, and a client. What the pool looks like comes from its scheduler; see
+    `SharedHouse` for the other form."""
 
     def __init__(self, gateway: Gateway, engines: list[Engine], session: aiohttp.ClientSession) -> None:
         self.gateway = gateway
@@ -33,7 +40,7 @@ class House:
         self.engine = engines[0]
         self.session = session
         self.url = f"http://127.0.0.1:{gateway.port}"
-        self.pool = gateway.pools["main"]
+        self.pool: Any = gateway.pools["main"]
 
     def post(self, body: Any, *, key: str | None = "key-a", path: str = "/v1/chat/completions", **more: Any) -> Any:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -45,48 +52,164 @@ class House:
         state = self.pool.scheduler.snapshot().tenants.get(tenant_id)
         return state.counter if state else 0.0
 
+    def waiting(self, tenant_id: str | None = None) -> int:
+        return int(self.pool.scheduler.queue_length(tenant_id))
+
+    def gap(self) -> float:
+        return float(self.pool.scheduler.gap())
+
+    def bound(self) -> float:
+        return float(self.pool.scheduler.bound())
+
+    def produced(self) -> list[int]:
+        """Output tokens of what is here."""
+        return [ticket.produced for ticket in self.pool._turns]
+
+    def workers(self) -> dict[str, Worker]:
+        return {worker.id: worker for worker in self.pool.snapshot()[1]}
+
+    def worker(self, engine: Engine | None = None) -> Worker:
+        return self.workers()[(engine or self.engine).url]
+
+    def check(self) -> None:
+        self.pool.scheduler.check_integrity()
+
+    async def close(self) -> None:
+        await self.gateway.close()
+        self.check()
+        assert self.pool.idle(), "something still waits or runs"
+        assert all(worker.reserved == 0 for worker in self.workers().values()), "room was not given back"
+        assert not self.pool._turns
+
+
+class SharedHouse(House):
+    """A house whose pool's state is in a store; what the pool looks like is asked there."""
+
+    def __init__(self, store: StoreServer, namespace: str, *house: Any) -> None:
+        super().__init__(*house)
+        self._store = store
+        self._prefix = f"{{{namespace}:main}}"
+
+    def look(self) -> dict[str, Any]:
+        text = self._store.command("FCALL", machine().function("inspect"), 1, self._prefix)
+        return dict(json.loads(text)) if text else {"waiting": 0, "running": 0, "held": 0, "workers": [], "shares": {}}
+
+    def counter(self, tenant_id: str) -> float:
+        """What this gateway charged."""
+        return float(self.pool.book.total(tenant_id)) / 1000
+
+    def waiting(self, tenant_id: str | None = None) -> int:
+        look = self.look()
+        return int(look["waiting"] if tenant_id is None else look["shares"].get(tenant_id, look)["waiting"])
+
+    def gap(self) -> float:
+        return View(self.pool.settings, self.look()).gap
+
+    def bound(self) -> float:
+        return View(self.pool.settings, self.look()).bound()
+
+    def produced(self) -> list[int]:
+        return [held.ticket.produced for held in self.pool.held]
+
+    def workers(self) -> dict[str, Worker]:
+        names = ("id", "slots", "tokens", "running", "reserved", "healthy")
+        return {worker["id"]: Worker(*(worker[name] for name in names)) for worker in self.look()["workers"]}
+
+    def check(self) -> None:
+        look = self.look()
+        assert sum(worker["running"] for worker in look["workers"]) == look["running"]
+
+    def settled(self) -> bool:
+        look = self.look()
+        return (look["waiting"], look["running"], look["held"]) == (0, 0, 0) and self._books_agree()
+
+    def _books_agree(self) -> bool:
+        told = self._store.command("HGETALL", f"{self._prefix}:book:{self.pool.link.name}")
+        own = self.pool.book.totals().items()
+        return {path: int(total) for path, total in told.items() if int(total)} == {path: n for path, n in own if n}
+
+    async def close(self) -> None:
+        if self.pool.link.lease_until:
+            self.pool.close()
+            await self.gateway.hotpath.live.abort()
+            await until(self.settled)
+        await self.gateway.close()
+        assert not len(self.pool.held), "something still waits or runs"
+        assert all(worker.reserved == 0 for worker in self.workers().values()), "room was not given back"
+        left = self._store.command("KEYS", self._prefix + ":*")
+        assert not [key for key in left if key.split(":")[-1] in ("tickets", "replicas", "leases")], "it has not left"
+
 
 def chat(**more: Any) -> dict[str, Any]:
     return {"model": "m", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 3, **more}
 
 
 MakeHouse = Callable[..., Awaitable[House]]
+_names = count()
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreServer]:
+    """One server for the whole suite of behaviour; every test has a namespace of its own."""
+    servers = find_servers()
+    assert servers, "neither redis-server nor the Valkey of the dev extra was found"
+    with StoreServer(min(servers.items())[1], tmp_path_factory.mktemp("store")) as server:
+        server.command("FUNCTION LOAD", "REPLACE", machine().source)
+        yield server
+
+
+@pytest.fixture(params=["local", "shared"])
+async def make_house(request: pytest.FixtureRequest) -> AsyncIterator[MakeHouse]:
+    """Build a house: `engines`, pool settings, and sections of the configuration by name. With its state in this
+    process, and with its state in a store: what clients see is the same."""
+    store = request.getfixturevalue("store") if request.param == "shared" else None
+    async with AsyncExitStack() as stack:
+        yield _maker(stack, store)
 
 
 @pytest.fixture
-async def make_house() -> AsyncIterator[MakeHouse]:
-    """Build a house: `engines`, pool settings, and sections of the configuration by name."""
+async def make_local_house() -> AsyncIterator[MakeHouse]:
+    """For what shared state has not."""
     async with AsyncExitStack() as stack:
+        yield _maker(stack, None)
 
-        async def make(
-            *engines: Engine,
-            pool: dict[str, Any] | None = None,
-            worker: dict[str, Any] | None = None,
-            tenants: list[dict[str, Any]] | None = None,
-            wait: bool = True,
-            **sections: Any,
-        ) -> House:
-            running = [await engine.start() for engine in engines or (Engine(),)]
-            for engine in running:
-                stack.push_async_callback(engine.stop)
-            workers = [{"url": e.url, "slots": 8, "kv_tokens": 10_000, **(worker or {})} for e in running]
-            config = {
-                "listen": {"port": 0},
-                "pools": {"main": {"models": ["m"], "workers": workers, **(pool or {})}},
-                "tenants": tenants or [tenant("a"), tenant("b")],
-                "health": {"interval_s": 0.05},
-                **sections,
-            }
-            gateway = build(parse_config(config))
-            await gateway.start()
-            stack.push_async_callback(_close, gateway)
-            session = await stack.enter_async_context(aiohttp.ClientSession())
-            house = House(gateway, running, session)
-            if wait:
-                await until(lambda: all(w.healthy for w in house.pool.snapshot()[1]))
-            return house
 
-        yield make
+def _maker(stack: AsyncExitStack, store: StoreServer | None) -> MakeHouse:
+    async def make(
+        *engines: Engine,
+        pool: dict[str, Any] | None = None,
+        worker: dict[str, Any] | None = None,
+        tenants: list[dict[str, Any]] | None = None,
+        wait: bool = True,
+        **sections: Any,
+    ) -> House:
+        running = [await engine.start() for engine in engines or (Engine(),)]
+        for engine in running:
+            stack.push_async_callback(engine.stop)
+        workers = [{"url": e.url, "slots": 8, "kv_tokens": 10_000, **(worker or {})} for e in running]
+        namespace = f"house-{next(_names)}"
+        config = {
+            "listen": {"port": 0},
+            "pools": {"main": {"models": ["m"], "workers": workers, **(pool or {})}},
+            "tenants": tenants or [tenant("a"), tenant("b")],
+            "health": {"interval_s": 0.05},
+            **({"store": {"url": store.url, "namespace": namespace, **STORE_TIMES}} if store is not None else {}),
+            **sections,
+        }
+        gateway = build(parse_config(config))
+        await gateway.start()
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        parts = (gateway, running, session)
+        house = House(*parts) if store is None else SharedHouse(store, namespace, *parts)
+        stack.push_async_callback(house.close)
+        if wait:
+            await until(
+                lambda: len(known := house.workers()) == len(running) and all(w.healthy for w in known.values())
+            )
+            await until(lambda: gateway.ready())
+        return house
+
+    return make
 
 
 async def until(reached: Callable[[], bool]) -> None:
@@ -94,12 +217,3 @@ async def until(reached: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not reached():  # noqa: ASYNC110 - there is no event to wait on
             await asyncio.sleep(0.002)
-
-
-async def _close(gateway: Gateway) -> None:
-    await gateway.close()
-    for pool in gateway.pools.values():
-        pool.scheduler.check_integrity()
-        assert pool.idle(), "something still waits or runs"
-        assert all(worker.reserved == 0 for worker in pool.snapshot()[1]), "room was not given back"
-        assert not pool._turns

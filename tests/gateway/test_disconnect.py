@@ -28,8 +28,8 @@ async def test_while_queued_the_ticket_leaves_the_queue(make_house: MakeHouse) -
     house = await make_house(Engine(hold_before=0), worker={"slots": 1})
     first = asyncio.ensure_future(house.post(chat()).__aenter__())
     await house.engine.until(lambda: house.engine.active == 1)
-    await leave(house, chat(), lambda: until(lambda: house.pool.scheduler.queue_length() == 1))
-    await until(lambda: house.pool.scheduler.queue_length() == 0)
+    await leave(house, chat(), lambda: until(lambda: house.waiting() == 1))
+    await until(lambda: house.waiting() == 0)
     house.engine.go.set()
     (await first).release()
     assert len(house.engine.seen) == 1, "a request whose client had left reached the engine"
@@ -52,7 +52,7 @@ async def test_while_streaming_the_engine_is_told_and_tokens_stay_charged(
     charged = 7 + 2 * 100
 
     async def two_tokens_came() -> None:  # role, two tokens, then the engine holds
-        await until(lambda: any(t.produced == 2 for t in house.pool._turns))
+        await until(lambda: 2 in house.produced())
         assert house.counter("a") == charged
 
     await leave(house, chat(stream=streamed, max_tokens=100), two_tokens_came)
@@ -157,7 +157,7 @@ async def test_cancelled_at_every_await(make_house: MakeHouse, streamed: bytes, 
         if trouble is not None:
             house.engines[0].scripts.append(scripts[trouble])
         reached = await serve_cancelled_at(house, body, place)
-        house.pool.scheduler.check_integrity()
+        house.check()
         assert house.pool.idle(), f"cancelled at await {place}: something is still held"
         for engine in house.engines:
             await engine.until(lambda engine=engine: engine.active == 0)

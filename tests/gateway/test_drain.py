@@ -22,7 +22,7 @@ async def test_what_is_queued_and_running_is_served(make_house: MakeHouse) -> No
     house = await make_house(Engine(hold_before=2), worker={"slots": 1})
     calls = [asyncio.ensure_future(house.post(chat(stream=True)).__aenter__()) for _ in range(2)]
     await house.engine.until(lambda: house.engine.active == 1)
-    await until(lambda: house.pool.scheduler.queue_length() == 1)
+    await until(lambda: house.waiting() == 1)
     draining = asyncio.create_task(house.gateway.drain())
     await until(lambda: not house.gateway.ready())
     async with house.session.get(house.url + "/readyz") as response:
@@ -40,7 +40,7 @@ async def test_what_does_not_end_within_the_window_hears_of_it(make_house: MakeH
     running = asyncio.ensure_future(house.post(chat(stream=True)).__aenter__())
     await house.engine.until(lambda: house.engine.active == 1)
     queued = asyncio.ensure_future(house.post(chat()).__aenter__())
-    await until(lambda: house.pool.scheduler.queue_length() == 1)
+    await until(lambda: house.waiting() == 1)
     assert not await house.gateway.drain()
     await house.gateway.close()
     assert events(await (await running).text())[-1]["error"]["code"] == "draining"

@@ -107,9 +107,11 @@ async def test_overflow_goes_back_to_the_head_of_the_queue(make_house: MakeHouse
     assert house.counter("a") == 2 * (7 + 2 * 3)
 
 
-async def test_an_engine_that_stays_full_ends_in_503(make_house: MakeHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_engine_that_stays_full_ends_in_503(
+    make_local_house: MakeHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("gateway.slots.LONGEST_HOLD", 0.05)
-    house = await make_house(Engine(status=503))
+    house = await make_local_house(Engine(status=503))
     async with house.post(chat()) as response:
         assert response.status == 503
         assert (await response.json())["error"]["code"] == "engines_full"
@@ -131,18 +133,16 @@ async def test_a_worker_that_disappears_gets_nothing_until_it_is_back(make_house
         async with house.post(chat()) as response:
             assert response.status == 200
     assert len(other.seen) == 4
-    workers = {worker.id: worker for worker in house.pool.snapshot()[1]}
-    await until(lambda: not workers[gone.url].healthy)
+    await until(lambda: not house.worker(gone).healthy)
     await gone.start()
-    await until(lambda: workers[gone.url].healthy)
+    await until(lambda: house.worker(gone).healthy)
 
 
 async def test_a_worker_that_calls_itself_unhealthy_gets_nothing(make_house: MakeHouse) -> None:
     sick, other = Engine(), Engine()
     house = await make_house(sick, other)
     sick.alive = False
-    workers = {worker.id: worker for worker in house.pool.snapshot()[1]}
-    await until(lambda: not workers[sick.url].healthy)
+    await until(lambda: not house.worker(sick).healthy)
     async with house.post(chat()) as response:
         assert response.status == 200
     assert not sick.seen
@@ -152,13 +152,13 @@ async def test_the_size_of_a_worker_is_read_from_its_metrics(make_house: MakeHou
     engine = Engine()
     engine.metrics = 'vllm:cache_config_info{block_size="16",max_num_seqs="5",num_gpu_blocks="100"} 1.0\n'
     house = await make_house(engine, worker={"slots": None, "kv_tokens": None})
-    (worker,) = house.pool.snapshot()[1]
+    worker = house.worker()
     assert (worker.slots, worker.tokens) == (5, 1600)
 
 
 async def test_a_worker_that_names_no_size_gets_the_fall_back(make_house: MakeHouse) -> None:
     house = await make_house(worker={"slots": None, "kv_tokens": None})
-    (worker,) = house.pool.snapshot()[1]
+    worker = house.worker()
     assert (worker.slots, worker.tokens) == (32, 32_768)
 
 
@@ -176,14 +176,13 @@ async def test_what_is_queued_waits_for_a_worker_that_cannot_be_reached(make_hou
     first = asyncio.ensure_future(house.post(chat()).__aenter__())
     await engine.until(lambda: engine.active == 1)
     second = asyncio.ensure_future(house.post(chat()).__aenter__())
-    await until(lambda: house.pool.scheduler.queue_length() == 1)
+    await until(lambda: house.waiting() == 1)
     await engine.refuse_connections()
     engine.go.set()
     answer = await first
     assert answer.status == 502
     answer.release()
-    (worker,) = house.pool.snapshot()[1]
-    await until(lambda: not worker.healthy and house.pool.scheduler.queue_length() == 1)
+    await until(lambda: not house.worker().healthy and house.waiting() == 1)
     await engine.listen()
     answer = await second
     assert answer.status == 200
@@ -197,9 +196,8 @@ async def test_what_is_queued_hears_why_when_no_worker_comes_back(make_house: Ma
     first = asyncio.ensure_future(house.post(chat()).__aenter__())
     await engine.until(lambda: engine.active == 1)
     engine.alive = False
-    (worker,) = house.pool.snapshot()[1]
     second = asyncio.ensure_future(house.post(chat()).__aenter__())
-    await until(lambda: house.pool.scheduler.queue_length() == 1 and not worker.healthy)
+    await until(lambda: house.waiting() == 1 and not house.worker().healthy)
     answer = await second
     assert (answer.status, (await answer.json())["error"]["code"]) == (503, "no_healthy_worker")
     engine.go.set()
@@ -216,9 +214,9 @@ async def test_what_no_living_worker_can_take_does_not_block_the_others(make_hou
     running = [asyncio.ensure_future(house.post(chat(user="first")).__aenter__()) for _ in range(2)]
     await until(lambda: small.active == large.active == 1)
     waiting = asyncio.ensure_future(house.post(big).__aenter__())
-    await until(lambda: house.pool.scheduler.queue_length() == 1)
+    await until(lambda: house.waiting() == 1)
     behind = asyncio.ensure_future(house.post(chat(user="behind")).__aenter__())
-    await until(lambda: house.pool.scheduler.queue_length() == 2)
+    await until(lambda: house.waiting() == 2)
     large.alive = False
     for answer in (await waiting, await house.post(big)):
         assert (answer.status, (await answer.json())["error"]["code"]) == (503, "no_large_worker")

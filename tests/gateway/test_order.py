@@ -19,10 +19,9 @@ async def order_served(house: House, arrivals: str, keys: Mapping[str, str] = KE
     await house.engine.until(lambda: house.engine.active == 1)
     for count, name in enumerate(arrivals, start=1):
         calls.append(asyncio.ensure_future(house.post(chat(user=name), key=keys[name]).__aenter__()))
-        await until(lambda count=count: house.pool.scheduler.queue_length() == count)
-        house.pool.scheduler.check_integrity()
-        snapshot = house.pool.scheduler.snapshot()
-        assert snapshot.gap <= snapshot.bound
+        await until(lambda count=count: house.waiting() == count)
+        house.check()
+        assert house.gap() <= house.bound()
     house.engine.go.set()
     for response in await asyncio.gather(*calls):
         assert response.status == 200
@@ -68,9 +67,9 @@ async def test_a_group_has_a_weight(make_house: MakeHouse) -> None:
     assert order[:8].count("a") == 6
 
 
-async def test_classes_go_first(make_house: MakeHouse) -> None:
+async def test_classes_go_first(make_local_house: MakeHouse) -> None:
     tenants = [tenant("a", priority=1), tenant("b", priority=0)]
-    house = await make_house(
+    house = await make_local_house(
         Engine(hold_before=0), worker={"slots": 1}, pool={"policy": "priority:100"}, tenants=tenants
     )
     assert await order_served(house, "aaabbb") == "bbbaaa"
@@ -78,23 +77,21 @@ async def test_classes_go_first(make_house: MakeHouse) -> None:
 
 @pytest.mark.parametrize(("policy", "passed"), [("vtc:slack=1000", True), ("vtc", False)])
 async def test_a_head_that_lacks_an_adapter_slot_is_passed_within_the_slack_only(
-    make_house: MakeHouse, policy: str, passed: bool
+    make_local_house: MakeHouse, policy: str, passed: bool
 ) -> None:
-    house = await make_house(
+    house = await make_local_house(
         Engine(hold_before=0), worker={"slots": 2}, pool={"policy": policy, "adapters": ["x", "y"], "adapter_slots": 1}
     )
     calls = []
 
     async def post(model: str, key: str, waiting: int) -> None:
         calls.append(asyncio.ensure_future(house.post(chat(model=model), key=key).__aenter__()))
-        await until(
-            lambda: (house.engine.active, house.pool.scheduler.queue_length()) == (len(calls) - waiting, waiting)
-        )
+        await until(lambda: (house.engine.active, house.waiting()) == (len(calls) - waiting, waiting))
 
     await post("x", "key-a", 0)
     await post("y", "key-a", 1)
     await post("x", "key-b", 1 if passed else 2)
-    house.pool.scheduler.check_integrity()
+    house.check()
     house.engine.go.set()
     for response in await asyncio.gather(*calls):
         assert response.status == 200
@@ -122,11 +119,11 @@ async def test_room_is_held_while_a_request_runs_and_given_back(make_house: Make
     house = await make_house(Engine(hold_before=0), pool={"predict": "max_tokens"})
     call = asyncio.ensure_future(house.post(chat(max_tokens=50)).__aenter__())
     await house.engine.until(lambda: house.engine.active == 1)
-    (worker,) = house.pool.snapshot()[1]
+    worker = house.worker()
     assert (worker.running, worker.reserved) == (1, 7 + 50)
     house.engine.go.set()
     await (await call).read()
-    await until(lambda: worker.reserved == 0)
+    await until(lambda: house.worker().reserved == 0)
 
 
 async def test_requests_that_wait_inside_the_engine_lower_the_fall_back(make_house: MakeHouse) -> None:
@@ -135,8 +132,7 @@ async def test_requests_that_wait_inside_the_engine_lower_the_fall_back(make_hou
     calls = [asyncio.ensure_future(house.post(chat()).__aenter__()) for _ in range(10)]
     await engine.until(lambda: engine.active == 10)
     engine.metrics = 'vllm:num_requests_waiting{model_name="m"} 6.0\n'
-    (worker,) = house.pool.snapshot()[1]
-    await until(lambda: worker.slots == 10 - 6 + 1)
+    await until(lambda: house.worker().slots == 10 - 6 + 1)
     engine.go.set()
     for response in await asyncio.gather(*calls):
         await response.read()

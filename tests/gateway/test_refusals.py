@@ -135,13 +135,13 @@ async def test_413_by_length_and_by_what_arrives(make_house: MakeHouse) -> None:
         assert response.status == 413
 
 
-async def test_429_what_cannot_start_in_time(make_house: MakeHouse) -> None:
+async def test_429_what_cannot_start_in_time(make_local_house: MakeHouse) -> None:
     """After three turns a hundred seconds apart, a request behind another cannot meet an objective of one second."""
-    house = await make_house(Engine(hold_before=0), worker={"slots": 1}, pool={"ttft_objective_s": 1.0})
+    house = await make_local_house(Engine(hold_before=0), worker={"slots": 1}, pool={"ttft_objective_s": 1.0})
     held = [asyncio.ensure_future(house.post(chat()).__aenter__())]
     await house.engine.until(lambda: house.engine.active == 1)
     held.append(asyncio.ensure_future(house.post(chat()).__aenter__()))
-    await until(lambda: house.pool.scheduler.queue_length("a") == 1)
+    await until(lambda: house.waiting("a") == 1)
     objective = house.pool.scheduler.objective
     assert objective is not None
     objective.interval_s = 100.0
@@ -163,10 +163,10 @@ async def test_429_tenant_and_pool_queue(make_house: MakeHouse) -> None:
     held = [asyncio.ensure_future(house.post(chat()).__aenter__())]
     await house.engine.until(lambda: house.engine.active == 1)
     held.append(asyncio.ensure_future(house.post(chat()).__aenter__()))
-    await until(lambda: house.pool.scheduler.queue_length("a") == 1)
+    await until(lambda: house.waiting("a") == 1)
     comes_back(await refused(house, 429, "tenant_queue_full", "rate_limit_error", chat()))
     held.append(asyncio.ensure_future(house.post(chat(), key="key-b").__aenter__()))
-    await until(lambda: house.pool.scheduler.queue_length() == 2)
+    await until(lambda: house.waiting() == 2)
     comes_back(await refused(house, 429, "pool_queue_full", "rate_limit_error", chat(), key="key-l"))
     house.engine.go.set()
     for response in await asyncio.gather(*held):
@@ -222,7 +222,7 @@ async def test_504_queue_timeout(make_house: MakeHouse) -> None:
     first = asyncio.ensure_future(house.post(chat()).__aenter__())
     await house.engine.until(lambda: house.engine.active == 1)
     comes_back(await refused(house, 504, "queue_timeout", "timeout_error", chat()))
-    assert house.pool.scheduler.queue_length() == 0
+    assert house.waiting() == 0
     house.engine.go.set()
     (await first).release()
 

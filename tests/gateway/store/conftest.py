@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import aiohttp
 import pytest
+import redis
 
 from fairgate.stores import StoreServer, find_servers
 from gateway.app import Gateway, build
@@ -19,11 +20,11 @@ from gateway.config import parse_config
 from gateway.store.pool import Mode, SharedPool
 from gateway.store.sources import machine
 
-from ..conftest import KEYS, chat, tenant, until
+from ..conftest import KEYS, STORE_TIMES, chat, tenant, until
 from ..engine import Engine
 
 SERVERS = find_servers()
-TIMES = {"lease_s": 1.5, "heartbeat_s": 0.1, "timeout_s": 0.5, "flush_s": 0.01}
+
 PREFIX = "{fairgate:main}"
 TENANTS = [tenant("a"), tenant("b"), tenant("limited")]
 
@@ -156,7 +157,7 @@ async def make_fleet(server: StoreServer) -> AsyncIterator[MakeFleet]:
                 "pools": {"main": {"models": ["m"], "workers": workers, **(pool or {})}},
                 "tenants": TENANTS,
                 "health": {"interval_s": 0.05},
-                "store": {"url": server.url, **TIMES, **(store or {})},
+                "store": {"url": server.url, **STORE_TIMES, **(store or {})},
                 **sections,
             }
             fleet.config = config
@@ -164,6 +165,7 @@ async def make_fleet(server: StoreServer) -> AsyncIterator[MakeFleet]:
                 await join(fleet, config)
             if wait:
                 await until(lambda: fleet.shared() and all(member.gateway.ready() for member in fleet.members))
+                await until(lambda: all(m.pool.standing().replicas == gateways for m in fleet.members))
             return fleet
 
         async def join(fleet: Fleet, config: dict[str, Any]) -> Member:
@@ -182,3 +184,12 @@ async def answers(calls: list[asyncio.Task[tuple[int, Any]]]) -> list[int]:
     """The status of each."""
     async with asyncio.timeout(20):
         return [status for status, _ in await asyncio.gather(*calls)]
+
+
+@pytest.fixture(scope="module", params=sorted(SERVERS))
+def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Redis]:
+    """A server for a module's tests that call the machine itself, each with keys of its own."""
+    with StoreServer(SERVERS[request.param], tmp_path_factory.mktemp("machine")) as server:
+        connection = redis.Redis.from_url(server.url)
+        yield connection
+        connection.close()

@@ -13,9 +13,8 @@ from fairgate.stores import StoreCluster
 from gateway.app import Gateway, build
 from gateway.config import parse_config
 
-from ..conftest import KEYS, chat, tenant, until
+from ..conftest import KEYS, STORE_TIMES, chat, tenant, until
 from ..engine import Engine
-from .conftest import TIMES
 
 POOLS = ("red", "green", "blue")
 SHARDS = 3
@@ -38,7 +37,7 @@ async def test_pools_are_spread_over_shards(binary: Path, tmp_path: Path) -> Non
                 },
                 "tenants": [tenant("a", rpm=100), tenant("b")],
                 "health": {"interval_s": 0.05},
-                "store": {"url": cluster.url, "cluster": True, **TIMES},
+                "store": {"url": cluster.url, "cluster": True, **STORE_TIMES},
             }
         )
         gateways = [build(config) for _ in range(2)]
