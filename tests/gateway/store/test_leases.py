@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
-import pytest
 import redis
 
-from fairgate.stores import StoreServer, find_servers
+from fairgate.stores import find_servers
 
 from .twin import WORKERS, Setup, Store
 
 SERVERS = find_servers()
 _names = count()
 ALIVE = {"healthy": True, "ttl_ms": 3_600_000}
-
-
-@pytest.fixture(scope="module", params=sorted(SERVERS))
-def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Redis]:
-    with StoreServer(SERVERS[request.param], tmp_path_factory.mktemp("store")) as server:
-        connection = redis.Redis.from_url(server.url)
-        yield connection
-        connection.close()
 
 
 def opened(client: redis.Redis, *replicas: str, **settings: Any) -> Store:

@@ -3,16 +3,14 @@ Python and in Lua. On every kind of server that is to be had."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
-import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fairgate.stores import StoreServer, find_servers
+from fairgate.stores import find_servers
 from fairness import State
 
 from .twin import REPLICAS, TENANTS, WORKERS, Setup, Twin
@@ -20,14 +18,6 @@ from .twin import REPLICAS, TENANTS, WORKERS, Setup, Twin
 SERVERS = find_servers()
 _names = count()
 Draw = tuple[int, int, int, int]
-
-
-@pytest.fixture(scope="module", params=sorted(SERVERS))
-def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Redis]:
-    with StoreServer(SERVERS[request.param], tmp_path_factory.mktemp("store")) as server:
-        connection = redis.Redis.from_url(server.url)
-        yield connection
-        connection.close()
 
 
 def test_some_server_is_there() -> None:
