@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 # Threads that wait for each other sleep: spinning ones crawl on a machine that has other work.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup serve cluster replicas test check compare bench clean
+.PHONY: help setup serve cluster replicas chaos test check compare bench clean
 
 help:  ## what each target does
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -46,6 +46,9 @@ replicas: setup  ## one fair share over two and four gateways, live, with contro
 	@$(BIN)/fairgate replicas shares
 	@$(BIN)/fairgate replicas shares --control
 	@$(BIN)/fairgate replicas bound
+
+chaos: setup  ## a minute of load while gateways, the store and engines die and come back; what is promised then
+	@$(BIN)/fairgate chaos
 
 bench: setup  ## what a scheduling decision costs, from 10 to a million tenants
 	@$(BIN)/fairgate bench scheduler

@@ -15,7 +15,7 @@ from rich.table import Table
 from fairgate.bench import bench_app
 from fairgate.processes import ProcessError
 from fairgate.progress import progress_bar
-from fairgate.runs import replicas_app
+from fairgate.runs import chaos, replicas_app
 
 app = typer.Typer(
     name="fairgate",
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 app.add_typer(bench_app, name="bench")
 app.add_typer(replicas_app, name="replicas")
+app.command("chaos")(chaos)
 
 Model = Annotated[str, typer.Option(help="smollm2, gemma3-270m, or a local Hugging Face folder.")]
 TimeScale = Annotated[float, typer.Option(help="Above 1 stretches the arrivals, below 1 squeezes them.")]

@@ -60,7 +60,7 @@ class FleetPlan:
         own = {"models": [MODEL], "predict": "max_tokens", "queue": queue, **self.pool}
         workers = [{"url": url, "slots": slots, "kv_tokens": kv_tokens} for url in engines]
         tenants = [
-            {"id": name, "weight": float(weight), "keys_sha256": [sha256(_key(name).encode()).hexdigest()]}
+            {"id": name, "weight": float(weight), "keys_sha256": [sha256(key_of(name).encode()).hexdigest()]}
             for name, weight in self.weights.items()
         ]
         return {
@@ -117,7 +117,7 @@ class Fleet:
         """Every tenant, entering through the gateways with these numbers, in turn."""
         urls = self.urls
         doors = {tenant: [urls[number] for number in numbers] for tenant, numbers in entries.items()}
-        keys = {tenant: _key(tenant) for tenant in self.plan.weights}
+        keys = {tenant: key_of(tenant) for tenant in self.plan.weights}
         return Target(urls[0], keys, MODEL, drain_s=drain_s, entries=doors, path=COMPLETIONS)
 
     def record(self) -> EngineRecord:
@@ -191,7 +191,8 @@ def _put(programs: list[Program], number: int, program: Program) -> None:
     programs[number : number + 1] = [program]
 
 
-def _key(tenant: str) -> str:
+def key_of(tenant: str) -> str:
+    """The API key of a tenant of a fleet."""
     return f"key-of-{tenant}"
 
 

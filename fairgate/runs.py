@@ -1,4 +1,4 @@
-"""`fairgate replicas`: live runs whose exit status says whether many replicas keep what one gateway promises."""
+"""`fairgate replicas` and `fairgate chaos`: live runs whose exit status says whether promises were kept."""
 
 from __future__ import annotations
 
@@ -79,6 +79,28 @@ def replicas_bound(
     place, console = _place(folder), Console()
     with progress_bar() as progress:
         kept = run_bound([BoundPlan(known, name, replicas) for name in policies], place, console, progress)
+    _end(kept, place, console)
+
+
+def chaos(
+    seed: Annotated[int, typer.Option(help="Decides order, moments and victims; -1: any, which is printed.")] = -1,
+    seconds: Annotated[float, typer.Option(help="Seconds of load.", min=8)] = 60,
+    replicas: Annotated[int, typer.Option(help="How many gateways.", min=2)] = 4,
+    folder: Folder = None,
+) -> None:
+    """Kill gateways, the store and engines under load, and check that nothing is lost, doubled or left behind.
+
+    Each minute: kill -9 of a gateway, restarts of the store with and without its data, a SIGSTOP of it, kill -9 of an
+    engine. Exit status 1 names each promise that was broken.
+    """
+    from random import randrange
+
+    from fairgate.chaos import ChaosPlan, run_chaos
+
+    place, console = _place(folder), Console()
+    with progress_bar() as progress:
+        plan = ChaosPlan(seed if seed >= 0 else randrange(10_000), seconds, replicas)
+        kept = run_chaos(plan, place, console, progress)
     _end(kept, place, console)
 
 
