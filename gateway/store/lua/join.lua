@@ -101,6 +101,9 @@ local function settle_book(replica, state, recalls)
   for path in pairs(state.book) do
     told[path] = true
   end
+  for path in pairs(heard) do -- also of turns that the replica never took
+    told[path] = true
+  end
   for path in pairs(recalls and state.known.shares or {}) do
     told[path] = path ~= "" or nil
   end
