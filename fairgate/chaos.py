@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from random import Random
@@ -185,17 +185,12 @@ class Chaos:
         return f" (engine {number})"
 
 
-@dataclass
 class Background:
     """A coroutine that runs in a thread of its own, so that faults may block."""
 
-    work: Coroutine[Any, Any, LoadRecord]
-    _found: list[LoadRecord] = field(default_factory=list)
-    _failed: list[BaseException] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
+    def __init__(self, work: Coroutine[Any, Any, LoadRecord]) -> None:
         self._loop = asyncio.new_event_loop()
-        self._task = self._loop.create_task(self.work)
+        self._task = self._loop.create_task(work)
         self._thread = Thread(target=self._run, daemon=True)
         self._thread.start()
 

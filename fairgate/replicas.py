@@ -153,12 +153,17 @@ def _title(plan: SharesPlan) -> str:
 
 @dataclass(frozen=True)
 class BoundPlan:
-    """`workload` as it is to be sent, under a policy."""
+    """`workload` as it is to be sent, under a policy. `flush_s`: how late output tokens may be charged."""
 
     workload: Workload
     policy: str
     replicas: int
+    engines: int = TRACE_ENGINES
+    slots: int = TRACE_SLOTS
+    kv_tokens: int = TRACE_KV_TOKENS
     step_s: float = TRACE_STEP_S
+    predict: str = "max_tokens"
+    flush_s: float = 0.02
 
     def load(self) -> tuple[Request, ...]:
         """For the one model that there is."""
@@ -169,11 +174,12 @@ class BoundPlan:
             folder,
             dict.fromkeys(self.workload.tenants, 1.0),
             self.replicas,
-            engines=TRACE_ENGINES,
-            slots=TRACE_SLOTS,
-            kv_tokens=TRACE_KV_TOKENS,
+            engines=self.engines,
+            slots=self.slots,
+            kv_tokens=self.kv_tokens,
             step_s=self.step_s,
-            pool={"policy": self.policy},
+            pool={"policy": self.policy, "predict": self.predict},
+            store={"flush_s": self.flush_s},
         )
 
 

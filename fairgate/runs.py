@@ -70,12 +70,15 @@ def replicas_bound(
     from dataclasses import replace
 
     from fairgate.replicas import BoundPlan, run_bound
+    from fairness import parse_policy
     from loadgen.workloads import load_workload
 
     known = load_workload(workload).stretched(time_scale)
     if seconds:
         known = replace(known, requests=tuple(r for r in known.requests if r.t_s < seconds))
     policies = [name.strip() for name in policy.split(",") if name.strip()]
+    for name in policies:
+        parse_policy(name)
     place, console = _place(folder), Console()
     with progress_bar() as progress:
         kept = run_bound([BoundPlan(known, name, replicas) for name in policies], place, console, progress)
