@@ -9,7 +9,20 @@ from glob import glob
 from setuptools import setup
 
 # Not `room` and `predict`: other packages derive classes of their own from theirs.
-LAW = ("cost", "ticket", "shares", "auditor", "exposure", "ledger", "forest", "integrity", "deadlines", "scheduler")
+LAW = (
+    "cost",
+    "ticket",
+    "shares",
+    "auditor",
+    "exposure",
+    "ledger",
+    "forest",
+    "integrity",
+    "deadlines",
+    "admission",
+    "locality",
+    "scheduler",
+)
 
 if os.environ.get("FAIRGATE_COMPILE") == "1":
     from mypyc.build import mypycify

@@ -62,21 +62,21 @@ from collections.abc import Mapping
 from itertools import count
 from math import inf
 
+from fairness.admission import Admission
 from fairness.auditor import Auditor
 from fairness.cost import CostFunction
 from fairness.deadlines import Deadlines
 from fairness.forest import Forest
 from fairness.integrity import check_forest
 from fairness.ledger import Ledger
+from fairness.locality import Locality
 from fairness.objective import Objective
 from fairness.policies.base import Policy
 from fairness.predict import NoPrediction, Predictor
-from fairness.room import Obstacle, Residency, Room
+from fairness.room import Residency, Room
 from fairness.shares import MILLI, Group, Share, Tenant
 from fairness.snapshot import Snapshot, snapshot_of, widest_gap
 from fairness.ticket import Grant, LawError, Refusal, State, Ticket
-
-REACH = 32  # members of a group that a policy with slack looks at, so that a pick stays O(log n)
 
 
 class Scheduler:
@@ -116,11 +116,10 @@ class Scheduler:
         self._ledger = Ledger(self._measure, room)
         self.objective = objective
         self._forest = Forest(policy, weights or {}, default_weight)
-        self._max_waiting = max_waiting
-        self._max_waiting_per_tenant = max_waiting_per_tenant
-        self._tenant_bounds = dict(tenant_bounds or {})
+        self._admission = Admission(max_waiting, max_waiting_per_tenant, tenant_bounds or {})
         self._adapter_load = adapter_load
         self._residency = residency
+        self._locality = Locality(residency, policy.slack, self._predict) if residency and policy.slack else None
 
         self._deadlines = Deadlines()
         self._seq = count()
@@ -133,7 +132,8 @@ class Scheduler:
     def submit(self, ticket: Ticket, now: float) -> Refusal | None:
         """Queue a new ticket, or say why not. `now` in seconds on the caller's clock."""
         self._expect(ticket, State.NEW)
-        refusal = self._refuse(ticket) or self.policy.admit(ticket, now)
+        largest = self.room.capacity().largest
+        refusal = self._admission.refuse(ticket, largest, self.queue_length) or self.policy.admit(ticket, now)
         if refusal is None and self.objective is not None:
             refusal = self.objective.admit(ticket, now, self._forest.ahead(ticket))
         if refusal is not None:
@@ -310,21 +310,6 @@ class Scheduler:
 
     # -- inside: the queue -------------------------------------------------------------------------------------
 
-    def _refuse(self, ticket: Ticket) -> Refusal | None:
-        largest = self.room.capacity().largest
-        if ticket.input_tokens + 1 > largest:
-            return Refusal(
-                "too_large",
-                f"the input of {ticket.input_tokens} tokens and one output token exceed the {largest} tokens "
-                "of the largest worker",
-            )
-        if self._max_waiting != inf and (length := self.queue_length()) >= self._max_waiting:
-            return Refusal("pool_queue_full", f"the queue is full ({length} requests wait)")
-        limit = self._tenant_bounds.get(ticket.tenant, self._max_waiting_per_tenant)
-        if limit != inf and (length := self.queue_length(ticket.tenant)) >= limit:
-            return Refusal("tenant_queue_full", f"tenant {ticket.tenant} has {length} requests waiting, its limit")
-        return None
-
     def _predict(self, ticket: Ticket) -> int:
         room_left = self.room.capacity().largest - ticket.input_tokens
         return max(0, min(self.predictor.predict(ticket), ticket.max_tokens, room_left))
@@ -394,32 +379,9 @@ class Scheduler:
         if self.objective is not None:
             self.objective.ended(ticket)
 
-    # -- inside: turns -----------------------------------------------------------------------------------------
-
     def _in_turn(self, root: Group) -> Tenant | None:
         first = root.first()
-        if first is None or self._residency is None or not self.policy.slack:
-            return first
-        return self._resident_or_first(self._residency, root, first)
-
-    def _resident_or_first(self, residency: Residency, root: Group, first: Tenant) -> Tenant | None:
-        """Within the slack, one whose adapter is already there; others pass `first` only where it lacks no more
-        than an adapter slot, and then the next slot that frees is held for it."""
-        obstacle = self._obstacle(residency, first.head())
-        if obstacle is Obstacle.ROOM:
-            return None
-        if obstacle is Obstacle.ADAPTER:
-            residency.hold(first.head())  # instead of a former head that may have left the queue
-            obstacle = residency.obstacle(first.head())
-        for tenant in root.near(round(self.policy.slack * MILLI), REACH):
-            head = tenant.head()
-            if self._obstacle(residency, head) is Obstacle.NONE and residency.resident(head):
-                return tenant
-        return first if obstacle is Obstacle.NONE else None
-
-    def _obstacle(self, residency: Residency, ticket: Ticket) -> Obstacle:
-        ticket.predicted = self._predict(ticket)
-        return residency.obstacle(ticket)
+        return first if first is None or self._locality is None else self._locality.choose(root, first)
 
     def _expect(self, ticket: Ticket, state: State) -> None:
         if ticket.state is not state:
