@@ -22,10 +22,11 @@ import redis
 from rich.console import Console
 
 from fairgate.fleet import CpuMeter, Fleet, FleetPlan
+from fairgate.ledgers import books_of, name_of, read_store, shares_without_sum, standing_of
 from fairgate.processes import ProcessError
 from fairgate.promises import Promise, tell
 from fairgate.stores import StoreServer
-from fairgate.verdicts import Death, books_of, judge_chaos, name_of, read_store, shares_without_sum, standing_of
+from fairgate.verdicts import Death, judge_chaos
 from loadgen.live import Progress, run_load
 from loadgen.measure import steady_load
 from loadgen.prompts import WordPrompts

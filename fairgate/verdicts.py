@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import time
-import urllib.error
-import urllib.request
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, inf
-from typing import Any
 
 import redis
 
-from fairgate.fleet import POOL, Fleet
+from fairgate.fleet import Fleet
+from fairgate.ledgers import StoreState, own_book, read_store, shares_without_sum, standing_of
 from fairgate.promises import Promise
 from fairgate.stores import StoreServer
 from fairness import MILLI, Weighted
-from gateway.store.sources import machine
 from loadgen.record import Ending, Exchange, LoadRecord
 from loadgen.service_log import EngineRecord
 
 COST = Weighted()
-PREFIX = f"{{fairgate:{POOL}}}"
+CUT_BY_ENGINE = "cut by upstream_"
 TEMPORARY = ("of", "queue", "order", "running")  # keys that live only as long as tickets do
 
 
@@ -37,88 +33,6 @@ class Death:
     at: float
     book: Mapping[str, int]
     back_at: float = inf
-
-
-@dataclass(frozen=True)
-class StoreState:
-    """What the store held in one moment. `look` as inspect.lua tells it; `books` of the replicas that have a lease, in
-    thousandths; `keys` without their common prefix."""
-
-    look: Mapping[str, Any]
-    books: Mapping[str, Mapping[str, int]]
-    tickets: int
-    keys: frozenset[str]
-
-
-def read_store(store: StoreServer) -> StoreState:
-    """Raises redis.RedisError, also where there is no pool."""
-    with store.client() as client:
-        client.function_load(machine().source, replace=True)
-        names = _leases(client)
-        with client.pipeline(transaction=True) as pipe:
-            pipe.fcall(machine().function("inspect"), 1, PREFIX)
-            pipe.zrange(f"{PREFIX}:leases", 0, -1)
-            pipe.hlen(f"{PREFIX}:tickets")
-            pipe.keys(f"{PREFIX}:*")
-            for name in names:
-                pipe.hgetall(f"{PREFIX}:book:{name}")
-            look, leases, tickets, keys, *books = pipe.execute()
-    if look is None or set(leases) != set(names):
-        raise redis.RedisError("the pool changed its members")
-    found = {name: _numbers(book) for name, book in zip(names, books, strict=True)}
-    return StoreState(json.loads(look), found, tickets, frozenset(key.removeprefix(f"{PREFIX}:") for key in keys))
-
-
-def _leases(client: redis.Redis) -> list[str]:
-    found: Any = client.zrange(f"{PREFIX}:leases", 0, -1)
-    return list(found)
-
-
-def _numbers(book: Mapping[str, str]) -> dict[str, int]:
-    return {path: int(total) for path, total in book.items() if int(total)}
-
-
-def books_of(store: StoreServer, names: Iterable[str]) -> dict[str, dict[str, int]]:
-    """As the store has them, of replicas that live or died lately. Raises redis.RedisError."""
-    return {name: _numbers(store.command("HGETALL", f"{PREFIX}:book:{name}")) for name in names}
-
-
-def shares_without_sum(state: StoreState) -> list[str]:
-    """Tenants whose counter is something else than what was lifted and what the books hold."""
-    wrong = []
-    for path, share in state.look["shares"].items():
-        booked = sum(book.get(path, 0) for book in state.books.values())
-        if path and int(share["lifted"]) + booked != int(share["counter"]):
-            wrong.append(f"{path}: {share['lifted']} lifted + {booked} booked, counter {share['counter']}")
-    return wrong
-
-
-def standing_of(url: str) -> str:
-    """How a gateway stands with the store; empty where it does not answer."""
-    try:
-        return str(_get(url, "/readyz")["pools"][POOL]["mode"])
-    except (OSError, ValueError, KeyError):
-        return ""
-
-
-def name_of(url: str) -> str:
-    """A gateway's id in the store. Raises OSError."""
-    return str(_get(url, "/debug/book")[POOL]["replica"])
-
-
-def own_book(url: str) -> tuple[str, dict[str, int]]:
-    """A gateway's id and what it says that it has charged. Raises OSError."""
-    own = _get(url, "/debug/book")[POOL]
-    return str(own["replica"]), {path: total for path, total in own["charged"].items() if total}
-
-
-def _get(url: str, path: str) -> Any:
-    try:
-        with urllib.request.urlopen(url + path, timeout=5) as answer:
-            return json.load(answer)
-    except urllib.error.HTTPError as error:
-        with error:
-            return json.load(error)
 
 
 def judge_chaos(
@@ -157,8 +71,10 @@ def judge_endings(load: LoadRecord, deaths: Sequence[Death]) -> list[Promise]:
             wrong.append(f"{exchange.request_id} ({_code(exchange)}, {_markers(exchange)})")
     outcomes = ", ".join(f"{count} {code}" for code, count in codes.most_common())
     text = f"{codes.total()} requests that surviving gateways accepted ended once each{_named(wrong)}: {outcomes}"
+    other = [code for code in codes if code != "finished" and not code.startswith(CUT_BY_ENGINE)]
     return [
         Promise(text, not wrong),
+        Promise(f"nothing but streams of an engine that died was cut{_named(other)}", not other),
         Promise(f"{lost} requests were with gateways that died, or came while they were away"),
     ]
 
@@ -184,8 +100,11 @@ def _ended_once(exchange: Exchange) -> bool:
 
 
 def _code(exchange: Exchange) -> str:
-    status = "" if exchange.status is None else f"{exchange.status} "
-    return "finished" if exchange.ending is Ending.FINISHED else f"{status}{exchange.code}"
+    if exchange.ending is Ending.FINISHED:
+        return "finished"
+    if exchange.status == 200:
+        return f"cut by {exchange.code}"
+    return exchange.code if exchange.status is None else f"HTTP {exchange.status} {exchange.code}"
 
 
 def _markers(exchange: Exchange) -> str:
@@ -193,7 +112,8 @@ def _markers(exchange: Exchange) -> str:
 
 
 def _named(wrong: Sequence[str]) -> str:
-    return f"; {len(wrong)} did not: {', '.join(wrong[:3])}" if wrong else ""
+    """The exceptions to what was just said."""
+    return f"; but {len(wrong)}: {', '.join(wrong[:3])}" if wrong else ""
 
 
 # -- by the engines ------------------------------------------------------------------------------------------------
@@ -283,26 +203,27 @@ def _at_rest(fleet: Fleet, store: StoreServer, deadline: float) -> list[Promise]
 
 def _judge_rest(fleet: Fleet, store: StoreServer) -> list[Promise]:
     try:
-        state = read_store(store)
         own = dict(own_book(url) for url in fleet.urls)
+        return judge_rest(read_store(store), own, [standing_of(url) for url in fleet.urls])
     except (redis.RedisError, OSError) as error:
-        return [Promise(f"store and gateways answer: {error}", False)]
+        return [Promise(f"store and gateways answer; but {error}", False)]
+
+
+def judge_rest(state: StoreState, own: Mapping[str, Mapping[str, int]], modes: Sequence[str]) -> list[Promise]:
+    """Nothing is left of any request, and all agree on who was charged what. `own` are the gateways' books by name."""
+    wrong = shares_without_sum(state)
     return [
-        _shared(fleet.urls, state),
+        _shared(modes, state),
         _room(state),
         _tickets(state),
         _books(own, state),
-        Promise(
-            f"every counter is its lifts plus its books{_named(shares_without_sum(state))}",
-            not shares_without_sum(state),
-        ),
+        Promise(f"every counter is its lifts plus its books{_named(wrong)}", not wrong),
     ]
 
 
-def _shared(urls: Sequence[str], state: StoreState) -> Promise:
-    modes = [standing_of(url) for url in urls]
-    text = f"gateways: {', '.join(modes)}; the store knows {len(state.books)} of {len(urls)}"
-    return Promise(text, set(modes) == {"shared"} and len(state.books) == len(urls))
+def _shared(modes: Sequence[str], state: StoreState) -> Promise:
+    text = f"gateways: {', '.join(modes)}; the store knows {len(state.books)} of {len(modes)}"
+    return Promise(text, set(modes) == {"shared"} and len(state.books) == len(modes))
 
 
 def _room(state: StoreState) -> Promise:
