@@ -18,9 +18,10 @@ from gateway.drain_rate import DrainRate
 from gateway.exchange import Route
 from gateway.health import Prober
 from gateway.hotpath import HotPath
+from gateway.local_pool import LocalPool
 from gateway.metrics import Metrics
 from gateway.pages import Pages
-from gateway.pool import LocalPool, Pool
+from gateway.pool import Pool
 from gateway.quota import LocalQuotas, Quotas
 from gateway.record import Record, access_logger
 from gateway.room import HealthyRoom

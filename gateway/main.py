@@ -10,7 +10,7 @@ from pathlib import Path
 
 import uvloop
 
-from gateway.app import Gateway, build
+from gateway.app import SERVING, Gateway, build
 from gateway.config import GatewayConfig, load_config, surprises
 from gateway.errors import ListenError
 
@@ -60,7 +60,9 @@ async def _announce(gateway: Gateway) -> None:
         await asyncio.sleep(READY_POLL)
         waited += READY_POLL
         if 2 <= waited < 2 + READY_POLL:
-            print(f"gateway listens on {address}, waits for a worker to answer ...", flush=True)
+            lost = any(pool.standing().mode not in SERVING for pool in gateway.pools.values())
+            missing = "the store" if lost else "a worker"
+            print(f"gateway listens on {address}, waits for {missing} to answer ...", flush=True)
     pools = ", ".join(f"{name} ({pool.policy})" for name, pool in gateway.config.pools.items())
     tenants = len(gateway.config.tenants)
     print(f"gateway ready on {address}, pools: {pools}, tenants: {tenants}", flush=True)

@@ -13,7 +13,7 @@ from typing import cast
 
 from fairness import Auditor, Predictor, Scheduler, Worker, parse_policy
 from gateway.drain_rate import DrainRate
-from gateway.pool import LocalPool
+from gateway.local_pool import LocalPool
 from gateway.room import HealthyRoom
 from gateway.store.holdings import Held
 from gateway.store.known import Known

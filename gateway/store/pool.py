@@ -16,12 +16,13 @@ import asyncio
 import logging
 from collections.abc import Callable
 from enum import Enum
-from math import inf
+from math import ceil, inf
 from typing import Any
 
 from fairness import Auditor, Book, Grant, Refusal, Snapshot, State, Ticket, Worker, paths
 from gateway.drain_rate import DrainRate
-from gateway.pool import CLOSED, EXPIRED, LocalPool, Standing, resolve
+from gateway.local_pool import LocalPool
+from gateway.pool import CLOSED, EXPIRED, Standing, resolve
 from gateway.slots import MAY_WAIT
 from gateway.store.alone import PartRoom, limit_alone, net_counters, part_of, pool_alone
 from gateway.store.holdings import Held, Holdings
@@ -30,6 +31,7 @@ from gateway.store.link import Link, Op
 from gateway.store.reply import Reply, Turn, refusal_of
 from gateway.store.settings import Settings, read_settings
 from gateway.store.view import View, nothing_yet
+from gateway.store.workers import Workers
 
 logger = logging.getLogger("gateway")
 RETRY_AFTER = 5.0
@@ -67,13 +69,11 @@ class SharedPool:
         self.mode = Mode.JOINING
         self._own = own
         self._closed_when_lost = closed_when_lost
-        self._health_ttl = health_ttl
         self._adapters = adapters
         self._auditor = auditor
         self._clock = clock
         self._drain_rate = drain_rate
-        self._workers = {w["id"]: Worker(w["id"], w["slots"], w["tokens"], healthy=False) for w in own.workers}
-        self._sizes = {worker.id: (worker.slots, worker.tokens) for worker in self._workers.values()}
+        self.workers = Workers(own, health_ttl)
         self.link = connect(self)
         self.held = Holdings(self.link.name.rpartition("-")[2])
         self.book = Book(own.measure())
@@ -83,6 +83,7 @@ class SharedPool:
         self._crossings = 0
         self._alone: LocalPool | None = None
         self._epoch = -1
+        self._waiting = 0  # in the whole pool
         self._last_told, self._last_text = Mode.JOINING, ""
         self._stale = ""
         self._closed = False
@@ -176,24 +177,22 @@ class SharedPool:
         self.on_failure(worker)
 
     def healthy(self, *, besides: frozenset[str] = frozenset()) -> bool:
-        return any(worker.healthy and worker.id not in besides for worker in self._workers.values())
+        return self.workers.healthy(besides)
 
     def set_health(self, worker: str, healthy: bool) -> None:
-        changed = self._workers[worker].healthy is not healthy
-        self._workers[worker].healthy = healthy
+        news = self.workers.set_health(worker, healthy)
         if self._alone is not None:
             self._alone.set_health(worker, healthy)
-        if changed:
-            self._tell(self._health_of(worker))
+        if news:
+            self._tell(self.workers.health_of(worker))
         elif healthy and self.mode is not Mode.LOST:
-            self.link.mention(worker, self._health_of(worker))
+            self.link.mention(worker, self.workers.health_of(worker))
 
     def set_size(self, worker: str, slots: int, kv_tokens: int) -> None:
-        self._sizes[worker] = (slots, kv_tokens)
-        self._workers[worker].slots, self._workers[worker].tokens = slots, kv_tokens
+        self.workers.set_size(worker, slots, kv_tokens)
         if self._alone is not None:
             self._alone.set_size(worker, part_of(slots, self._known.peers), kv_tokens)
-        self._tell(self._size_of(worker))
+        self._tell(self.workers.size_of(worker))
 
     def engine_waiting(self, worker: str, waiting: int) -> None:
         if self._alone is not None:
@@ -202,14 +201,16 @@ class SharedPool:
             self._tell(["worker", worker, {"waiting": waiting}])
 
     def retry_after(self) -> float:
-        return self._drain_rate.retry_after(self.held.count_waiting(), self._clock())
+        if self._alone is not None:
+            return self._alone.retry_after()
+        return self._drain_rate.retry_after(ceil(self._waiting / self._known.peers), self._clock())
 
     # -- the port: inspection and the end ----------------------------------------------------------------------
 
     def snapshot(self) -> tuple[Snapshot, list[Worker]]:
         if self._alone is not None:
             return self._alone.snapshot()
-        return self._view.snapshot(held.ticket for held in self.held), list(self._workers.values())
+        return self._view.snapshot(held.ticket for held in self.held), list(self.workers.shown.values())
 
     def crossings(self) -> int:
         return self._crossings + (self._alone.crossings() if self._alone is not None else 0)
@@ -251,13 +252,14 @@ class SharedPool:
             "book": self.book.totals(),
             "known": self._known.told(),
         }
-        return [["join", state], *map(self._size_of, self._sizes), *map(self._health_of, self._sizes)]
+        return [["join", state], *self.workers.reports()]
 
     def applied(self, reply: Reply, ops: list[Op]) -> None:
         if ops and ops[0][0] == "join":
             self._epoch = reply.epoch
             self._enter(Mode.SHARED, "shares the queue with all replicas")
         self._known.peers = max(1, reply.replicas)
+        self._waiting = reply.waiting
         for ticket_id in _submitted(ops):
             self._queued(ticket_id, reply)
         for turn in reply.turns:
@@ -299,9 +301,7 @@ class SharedPool:
 
     def inspected(self, data: dict[str, Any]) -> None:
         self._view = View(self.settings, data)
-        for worker in self._workers.values():
-            if (seen := self._view.worker(worker.id)) is not None:
-                worker.slots, worker.running, worker.reserved = seen["slots"], seen["running"], seen["reserved"]
+        self.workers.seen(self._view)
         if self._view.crossed():
             self._crossings += 1
             logger.warning("pool %s: the counters are %g apart, over the bound", self.name, self._view.gap)
@@ -335,7 +335,7 @@ class SharedPool:
             ticket.state = State.CANCELLED
             resolve(held.turn, refusal_of(turn))
             return
-        if turn.worker not in self._workers:
+        if turn.worker not in self.workers:
             self._shun(held, turn.worker)
             return
         ticket.state, ticket.worker, ticket.predicted = State.RUNNING, turn.worker, turn.predicted
@@ -413,7 +413,7 @@ class SharedPool:
             self.settings,
             self._known,
             net_counters(self._known, running, self._charged),
-            PartRoom(self._whole_workers(), parts, self._adapters),
+            PartRoom(self.workers.whole(), parts, self._adapters),
             self._predictor,
             auditor=self._auditor(),
             clock=self._clock,
@@ -442,9 +442,6 @@ class SharedPool:
             if held.ticket.state is State.WAITING:
                 self._wait(held)
 
-    def _whole_workers(self) -> list[Worker]:
-        return [Worker(id, *size, healthy=self._workers[id].healthy) for id, size in self._sizes.items()]
-
     def _charged(self, held: Held) -> dict[str, int]:
         levels = paths(held.ticket.tenant, self.settings.policy.tree)
         return dict(zip(levels, self.book.charged(held.ticket), strict=True))
@@ -459,16 +456,6 @@ class SharedPool:
         if stale and stale != self._stale:
             logger.warning("pool %s: %s", self.name, stale)
         self._stale = stale
-
-    # -- inside: workers ---------------------------------------------------------------------------------------
-
-    def _health_of(self, worker: str) -> Op:
-        ttl = round(self._health_ttl * 1000)
-        return ["worker", worker, {"healthy": self._workers[worker].healthy, "ttl_ms": ttl}]
-
-    def _size_of(self, worker: str) -> Op:
-        slots, tokens = self._sizes[worker]
-        return ["worker", worker, {"slots": slots, "tokens": tokens}]
 
 
 def _submitted(ops: list[Op]) -> list[str]:
