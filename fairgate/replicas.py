@@ -27,7 +27,7 @@ from loadgen.live import Progress, quiet, run_load
 from loadgen.measure import Saturation, saturation, steady_load
 from loadgen.prompts import WordPrompts
 from loadgen.results import Outcome, Run
-from loadgen.service_log import EngineRecord, judge
+from loadgen.service_log import EngineLog, EngineRecord, judge
 from loadgen.traces import Request
 from loadgen.workloads import Workload
 
@@ -88,7 +88,7 @@ class SharesFound:
     seen: Saturation
     engines: EngineRecord
     pace: str
-    cpu: CpuMeter
+    cpu: str
 
     @property
     def share(self) -> float:
@@ -129,7 +129,7 @@ def measure_shares(plan: SharesPlan, folder: Path, progress: Progress = quiet) -
     run = judge("vtc", load, engines, COST, fleet_plan.weights)
     seen = saturation(run, COST, fleet_plan.weights, bound_of(fleet_plan), plan.tolerance)
     start, end = (load.started_at + moment for moment in seen.window_s)
-    return SharesFound(plan, seen, engines, pace(engines, start, end), cpu)
+    return SharesFound(plan, seen, engines, pace(engines, start, end), str(cpu))
 
 
 def run_shares(plans: Sequence[SharesPlan], folder: Path, console: Console, progress: Progress) -> bool:
@@ -190,7 +190,7 @@ class BoundFound:
     bound: float
     engines: EngineRecord
     pace: str
-    cpu: CpuMeter
+    cpu: str
 
     def promises(self) -> list[Promise]:
         policy, gap = self.plan.policy, self.run.service_gap_max
@@ -225,8 +225,8 @@ def measure_bound(plan: BoundPlan, folder: Path, progress: Progress = quiet) -> 
         load = asyncio.run(run_load(target, plan.load(), prompts=WordPrompts(), progress=progress))
     engines = fleet.record()
     run = judge(plan.policy, load, engines, COST, fleet_plan.weights)
-    seconds = pace(engines, load.started_at + LEAD_S, load.started_at + run.last_arrival_s)
-    return BoundFound(plan, run, bound_of(fleet_plan), engines, seconds, cpu)
+    kept_pace = pace(engines, load.started_at + LEAD_S, load.started_at + run.last_arrival_s)
+    return BoundFound(plan, run, bound_of(fleet_plan), engines, kept_pace, str(cpu))
 
 
 def run_bound(plans: Sequence[BoundPlan], folder: Path, console: Console, progress: Progress) -> bool:
@@ -267,7 +267,7 @@ def room_kept(engines: EngineRecord) -> list[Promise]:
         peaks = engine.peaks
         kept = peaks.in_flight <= engine.slots and peaks.tokens_reserved <= engine.kv_tokens
         text = (
-            f"{path.name.partition('.')[0]} had at most {peaks.in_flight} of {engine.slots} slots and "
+            f"{_name(path)} had at most {peaks.in_flight} of {engine.slots} slots and "
             f"{peaks.tokens_reserved} of {engine.kv_tokens} tokens to serve at once"
         )
         found.append(Promise(text, kept))
@@ -276,22 +276,28 @@ def room_kept(engines: EngineRecord) -> list[Promise]:
 
 def pace(engines: EngineRecord, start: float, end: float) -> str:
     """Whether the engines kept to their clock, and how busy they were, over [start, end) of Unix time."""
-    texts = []
-    for path, engine in engines.engines.items():
-        times = [line.t for line in engines.served if line.engine == path and line.event == "output"]
-        inside = [t for t in times if start <= t < end]
-        steps = sorted(set(inside))
-        if len(steps) < 2:
-            texts.append(f"{path.name.partition('.')[0]} was idle")
-            continue
-        waits = sorted(after - before for before, after in pairwise(steps))
-        busy = len(inside) * engine.step_s / ((end - start) * engine.slots)
-        late = waits[int(0.99 * (len(waits) - 1))]
-        texts.append(
-            f"{path.name.partition('.')[0]}: {busy:.2f} of its slots busy, steps every "
-            f"{1e3 * waits[len(waits) // 2]:.1f} ms (p99 {1e3 * late:.1f}, due {1e3 * engine.step_s:.1f})"
-        )
-    return "; ".join(texts)
+    outputs: dict[Path, list[float]] = {path: [] for path in engines.engines}
+    for line in engines.served:
+        if line.event == "output" and start <= line.t < end:
+            outputs[line.engine].append(line.t)
+    return "; ".join(
+        f"{_name(path)} {_pace(engine, outputs[path], end - start)}" for path, engine in engines.engines.items()
+    )
+
+
+def _pace(engine: EngineLog, outputs: Sequence[float], seconds: float) -> str:
+    """`outputs`: when each token came out of it."""
+    waits = sorted(after - before for before, after in pairwise(sorted(set(outputs))))
+    if not waits:
+        return "was idle"
+    busy = len(outputs) * engine.step_s / (seconds * engine.slots)
+    typical, late = (1e3 * waits[int(part * (len(waits) - 1))] for part in (0.5, 0.99))
+    clock = f"steps every {typical:.1f} ms (p99 {late:.1f}, due {1e3 * engine.step_s:.1f})"
+    return f"had {busy:.2f} of its slots busy, {clock}"
+
+
+def _name(log: Path) -> str:
+    return log.name.partition(".")[0]
 
 
 def _within(progress: Progress, title: str, number: int, count: int) -> Callable[[str, float], None]:
