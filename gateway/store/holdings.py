@@ -30,6 +30,11 @@ class Held:
             self.timer.cancel()
             self.timer = None
 
+    def answer(self, refusal: Refusal | None) -> None:
+        """It was queued, or refused."""
+        if not self.queued.done():
+            self.queued.set_result(refusal)
+
     def waiting(self) -> dict[str, Any]:
         """As `join` tells of a ticket that waits."""
         t = self.ticket

@@ -86,6 +86,7 @@ class Link:
         self._hold: asyncio.TimerHandle | None = None
         self._seen = ""
         self._must_join = False
+        self._lost = False
         self._leaving = False
         self._unseen = False  # something ran since the pool was last inspected
         self._inspected = 0.0
@@ -95,16 +96,21 @@ class Link:
     # -- what is to be told --------------------------------------------------------------------------------------
 
     def tell(self, op: Op) -> None:
-        """With the next call, which goes out at once."""
-        self._ops.append(op)
-        self._due.set()
+        """With the next call, which goes out at once. To a store that is lost nothing is told, here and below: the
+        join that follows tells it all."""
+        if not self._lost:
+            self._ops.append(op)
+            self._due.set()
 
     def mention(self, subject: str, op: Op) -> None:
         """With the next call, whenever that is; ahead of all that is told. The last one of a `subject` counts."""
-        self._mentions[subject] = op
+        if not self._lost:
+            self._mentions[subject] = op
 
     def charge(self, ticket: str, n_in: int, cached: int, produced: int) -> None:
         """Totals of a ticket that runs; what was said of it before is out of date."""
+        if self._lost:
+            return
         self._charges[ticket] = ["charge", ticket, n_in, cached, produced]
         if self._flush is None:
             self._flush = asyncio.get_running_loop().call_later(self._config.flush_s, self._due.set)
@@ -158,7 +164,7 @@ class Link:
     async def _join(self) -> bool:
         """Begin a new epoch. False: the store was lost over it."""
         self._stop_reading()
-        self._must_join = False
+        self._must_join = self._lost = False
         self._drop_untold()
         self._seen = ""
         reply = await self._exchange(self._replica.joining())
@@ -210,6 +216,8 @@ class Link:
 
     def _lose(self, reason: str) -> None:
         self._stop_reading()
+        self._lost = True
+        self._drop_untold()
         self._replica.lost(reason)
 
     # -- calls ---------------------------------------------------------------------------------------------------

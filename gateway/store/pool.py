@@ -12,30 +12,28 @@ made in, and within the lease: otherwise the room it stands for may be somebody 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from enum import Enum
-from math import ceil, inf
+from math import ceil
 from typing import Any
 
-from fairness import Auditor, Book, Grant, Refusal, Snapshot, State, Ticket, Worker, paths
+from fairness import Auditor, Grant, Refusal, Snapshot, State, Ticket, Worker, paths
 from gateway.drain_rate import DrainRate
 from gateway.local_pool import LocalPool
-from gateway.pool import CLOSED, EXPIRED, Standing, resolve
+from gateway.pool import CLOSED, Standing
 from gateway.slots import MAY_WAIT
 from gateway.store.alone import PartRoom, limit_alone, net_counters, part_of, pool_alone
-from gateway.store.holdings import Held, Holdings
-from gateway.store.known import Known
+from gateway.store.desk import Desk
+from gateway.store.holdings import Held
 from gateway.store.link import Link, Op
-from gateway.store.reply import Reply, Turn, refusal_of
+from gateway.store.reply import Reply, Turn
 from gateway.store.settings import Settings, read_settings
 from gateway.store.view import View, nothing_yet
 from gateway.store.workers import Workers
 
 logger = logging.getLogger("gateway")
 RETRY_AFTER = 5.0
-UNKNOWN_WORKER = Refusal("no_large_worker", "only workers that this gateway's configuration does not name are free")
 STORE_LOST = Refusal("store_lost", "the store of the queues cannot be reached", RETRY_AFTER)
 
 
@@ -75,9 +73,8 @@ class SharedPool:
         self._drain_rate = drain_rate
         self.workers = Workers(own, health_ttl)
         self.link = connect(self)
-        self.held = Holdings(self.link.name.rpartition("-")[2])
-        self.book = Book(own.measure())
-        self._known = Known(self.book.total)
+        self._desk = Desk(self.link, own.measure(), self.workers.__contains__, drain_rate, clock)
+        self.held, self.book, self._known = self._desk.held, self._desk.book, self._desk.known
         self._predictor = own.predictor()
         self._view = nothing_yet(own)
         self._crossings = 0
@@ -111,9 +108,7 @@ class SharedPool:
         return refusal
 
     async def _queue_shared(self, held: Held) -> Refusal | None:
-        ticket = held.ticket
-        self._wait(held)
-        self.link.tell(["submit", held.id, ticket.tenant, ticket.input_tokens, ticket.max_tokens])
+        self._desk.queue(held)
         return await held.queued
 
     async def turn(self, ticket: Ticket) -> Grant | Refusal:
@@ -124,14 +119,14 @@ class SharedPool:
             self._alone.charge(ticket, produced)
         else:
             ticket.produced = max(ticket.produced, produced)
-        self._settle(ticket)
+        self._desk.settle(ticket)
 
     def correct(self, ticket: Ticket, input_tokens: int, cached_tokens: int) -> None:
         if self._alone is not None:
             self._alone.correct(ticket, input_tokens, cached_tokens)
         else:
             ticket.input_tokens, ticket.cached_tokens = input_tokens, min(cached_tokens, input_tokens)
-        self._settle(ticket)
+        self._desk.settle(ticket)
 
     def finish(self, ticket: Ticket) -> None:
         if self._alone is not None:
@@ -139,7 +134,7 @@ class SharedPool:
         else:
             self._predictor.observe(ticket)
         ticket.state = State.DONE
-        self._end(ticket, "finish")
+        self._desk.end(ticket, "finish")
 
     def leave(self, ticket: Ticket, *, consumed: bool) -> None:
         if self.held.find_ticket(ticket) is None:
@@ -148,28 +143,22 @@ class SharedPool:
         if self._alone is not None:
             self._alone.leave(ticket, consumed=consumed)
         ticket.state = State.CANCELLED
-        self._end(ticket, "cancel" if consumed else "undo")
+        self._desk.end(ticket, "cancel" if consumed else "undo")
 
     def requeue(self, ticket: Ticket) -> None:
-        held = self.held[ticket]
         self.book.undo(ticket)
         if self._alone is not None:
             self._alone.requeue(ticket)
-            held.turn = self._alone.waits_for(ticket)
-            return
-        ticket.produced = ticket.predicted = ticket.cached_tokens = 0
-        ticket.worker = ""
-        held.turn = asyncio.get_running_loop().create_future()
-        self._wait(held)
-        self.link.drop_charge(held.id)
-        self._tell(["requeue", held.id, sorted(ticket.avoid)])
+            self.held[ticket].turn = self._alone.waits_for(ticket)
+        else:
+            self._desk.requeue(ticket)
 
     # -- the port: workers -------------------------------------------------------------------------------------
 
     def overflowed(self, worker: str) -> None:
         if self._alone is not None:
             self._alone.overflowed(worker)
-        self._tell(["worker", worker, {"overflowed": True}])
+        self.link.tell(["worker", worker, {"overflowed": True}])
 
     def failed(self, worker: str, *, reached: bool) -> None:
         if not reached:
@@ -184,21 +173,21 @@ class SharedPool:
         if self._alone is not None:
             self._alone.set_health(worker, healthy)
         if news:
-            self._tell(self.workers.health_of(worker))
-        elif healthy and self.mode is not Mode.LOST:
+            self.link.tell(self.workers.health_of(worker))
+        elif healthy:
             self.link.mention(worker, self.workers.health_of(worker))
 
     def set_size(self, worker: str, slots: int, kv_tokens: int) -> None:
         self.workers.set_size(worker, slots, kv_tokens)
         if self._alone is not None:
             self._alone.set_size(worker, part_of(slots, self._known.peers), kv_tokens)
-        self._tell(self.workers.size_of(worker))
+        self.link.tell(self.workers.size_of(worker))
 
     def engine_waiting(self, worker: str, waiting: int) -> None:
         if self._alone is not None:
             self._alone.engine_waiting(worker, waiting)
         if waiting > MAY_WAIT:
-            self._tell(["worker", worker, {"waiting": waiting}])
+            self.link.tell(["worker", worker, {"waiting": waiting}])
 
     def retry_after(self) -> float:
         if self._alone is not None:
@@ -228,7 +217,7 @@ class SharedPool:
         if self._alone is not None:
             self._alone.close()
         for held in self.held.waiting():
-            self._refuse(held, CLOSED)
+            self._desk.refuse(held, CLOSED)
 
     async def end(self) -> None:
         await self.link.leave()
@@ -244,15 +233,7 @@ class SharedPool:
     def joining(self) -> list[Op]:
         self.mode = Mode.JOINING
         self._come_back()
-        state = {
-            "settings": self.settings.text,
-            "peers": self._known.peers,
-            "running": [held.running(self.book) for held in self.held.running()],
-            "waiting": [held.waiting() for held in self.held.waiting()],
-            "book": self.book.totals(),
-            "known": self._known.told(),
-        }
-        return [["join", state], *self.workers.reports()]
+        return [["join", self._desk.state(self.settings.text)], *self.workers.reports()]
 
     def applied(self, reply: Reply, ops: list[Op]) -> None:
         if ops and ops[0][0] == "join":
@@ -260,8 +241,7 @@ class SharedPool:
             self._enter(Mode.SHARED, "shares the queue with all replicas")
         self._known.peers = max(1, reply.replicas)
         self._waiting = reply.waiting
-        for ticket_id in _submitted(ops):
-            self._queued(ticket_id, reply)
+        self._desk.answered(ops, reply)
         for turn in reply.turns:
             self.heard(turn)
         self._known.heard(reply.shares)
@@ -275,7 +255,7 @@ class SharedPool:
         elif held is None:
             self.link.tell(["undo", turn.ticket])
         elif held.ticket.state is State.WAITING:
-            self._take_turn(held, turn)
+            self._desk.take_turn(held, turn)
 
     def lost(self, reason: str) -> None:
         if self._alone is not None:
@@ -283,7 +263,7 @@ class SharedPool:
         if self._closed_when_lost:
             self._enter(Mode.LOST, f"lost the store ({reason}) and refuses requests until it is back")
             for held in self.held.waiting():
-                _answer(held, None)  # it waits for the store, until its own timeout
+                held.answer(None)  # it waits for the store, until its own timeout
             return
         self._enter(Mode.LOST, f"lost the store ({reason}) and goes on alone with 1/{self._known.peers} of the room")
         self._go_alone()
@@ -295,7 +275,7 @@ class SharedPool:
             return False
         logger.info("pool %s: follows revision %d of the configuration", self.name, found.revision)
         same, self.settings = found.same_prices(self.settings), found
-        self.book.price_by(found.measure())
+        self._desk.price_by(found.measure(), self._weights)
         self._predictor = found.predictor()
         return not same
 
@@ -306,97 +286,10 @@ class SharedPool:
             self._crossings += 1
             logger.warning("pool %s: the counters are %g apart, over the bound", self.name, self._view.gap)
 
-    # -- inside: tickets ---------------------------------------------------------------------------------------
-
-    def _wait(self, held: Held) -> None:
-        held.ticket.state = State.WAITING
-        if held.ticket.deadline != inf:
-            loop = asyncio.get_running_loop()
-            held.stop_timer()
-            held.timer = loop.call_at(held.ticket.deadline, self._refuse, held, EXPIRED)
-
-    def _queued(self, ticket_id: str, reply: Reply) -> None:
-        held = self.held.find(ticket_id)
-        if held is None:
-            return
-        refusal = reply.refusals.get(ticket_id)
-        held.seq = reply.queued.get(ticket_id, held.seq)
-        self._known.turned(held.seq, -1)
-        if refusal is not None:
-            held.stop_timer()
-            held.ticket.state = State.CANCELLED
-            resolve(held.turn, refusal)
-        _answer(held, refusal)
-
-    def _take_turn(self, held: Held, turn: Turn) -> None:
-        held.stop_timer()
-        ticket = held.ticket
-        if turn.refused:
-            ticket.state = State.CANCELLED
-            resolve(held.turn, refusal_of(turn))
-            return
-        if turn.worker not in self.workers:
-            self._shun(held, turn.worker)
-            return
-        ticket.state, ticket.worker, ticket.predicted = State.RUNNING, turn.worker, turn.predicted
-        held.seq, held.number = turn.seq, turn.number
-        self._known.turned(turn.seq, turn.number)
-        self.book.open(ticket, turn.weights)
-        self._drain_rate.dispatched(self._clock())
-        resolve(held.turn, Grant(ticket, turn.worker))
-
-    def _shun(self, held: Held, worker: str) -> None:
-        """A newer configuration has a worker that this gateway does not know."""
-        if worker in held.ticket.avoid:
-            self._refuse(held, UNKNOWN_WORKER)
-            return
-        held.ticket.avoid |= {worker}
-        self._wait(held)
-        self._tell(["requeue", held.id, sorted(held.ticket.avoid)])
+    # -- inside ------------------------------------------------------------------------------------------------
 
     def _granted_alone(self, grant: Grant) -> None:
-        ticket, alone = grant.ticket, self._alone
-        assert alone is not None
-        held = self.held[ticket]
-        held.number = self._known.next_number()
-        levels = paths(ticket.tenant, self.settings.policy.tree)
-        self.book.open(ticket, [alone.scheduler.weight(path.removesuffix("/")) for path in levels])
-
-    def _refuse(self, held: Held, refusal: Refusal) -> None:
-        """A ticket that waits leaves; its turn will not come."""
-        held.stop_timer()
-        if held.ticket.state is not State.WAITING:
-            return
-        held.ticket.state = State.CANCELLED
-        self._tell(["undo", held.id])
-        _answer(held, refusal)
-        resolve(held.turn, refusal)
-
-    def _settle(self, ticket: Ticket) -> None:
-        self.book.settle(ticket)
-        if self.mode is not Mode.LOST:
-            self.link.charge(self.held[ticket].id, ticket.input_tokens, ticket.cached_tokens, ticket.produced)
-
-    def _end(self, ticket: Ticket, how: str) -> None:
-        """It is over; `finish` and `cancel` keep what was consumed charged, `undo` does not."""
-        held = self.held.pop(ticket)
-        if held is None:
-            return
-        _answer(held, None)
-        self.link.drop_charge(held.id)
-        if how == "undo":
-            self.book.undo(ticket)
-            self._tell(["undo", held.id])
-        else:
-            self.book.close(ticket)
-            self._tell([how, held.id, ticket.input_tokens, ticket.cached_tokens, ticket.produced])
-
-    # -- inside: modes -----------------------------------------------------------------------------------------
-
-    def _tell(self, op: Op) -> None:
-        """To a store that is lost nothing is told: the join that follows tells it all."""
-        if self.mode is not Mode.LOST:
-            self.link.tell(op)
+        self._desk.granted_alone(grant.ticket, self._weights(grant.ticket))
 
     def _enter(self, mode: Mode, text: str) -> None:
         self.mode = mode
@@ -412,7 +305,7 @@ class SharedPool:
             self.name,
             self.settings,
             self._known,
-            net_counters(self._known, running, self._charged),
+            net_counters(self._known, running, self._desk.charged),
             PartRoom(self.workers.whole(), parts, self._adapters),
             self._predictor,
             auditor=self._auditor(),
@@ -425,7 +318,7 @@ class SharedPool:
         self._alone.adopt((held.ticket for held in running), {held.ticket: held.turn for held in waiting})
         limit_alone(self.settings, parts, self._alone)
         for held in waiting:
-            _answer(held, _result_if_refused(held))
+            held.answer(_result_if_refused(held))
 
     def _come_back(self) -> None:
         """From the time alone, with all that is held."""
@@ -437,14 +330,13 @@ class SharedPool:
         counters = {path: round(state.counter * 1000) for path, state in (snapshot.tenants | snapshot.groups).items()}
         self._known.reached(counters, round(snapshot.lift_target * 1000))
         alone.hand_back()
-        for held in self.held:
-            held.ticket.accounts, held.ticket.reserved = (), 0
-            if held.ticket.state is State.WAITING:
-                self._wait(held)
+        self._desk.take_back()
 
-    def _charged(self, held: Held) -> dict[str, int]:
-        levels = paths(held.ticket.tenant, self.settings.policy.tree)
-        return dict(zip(levels, self.book.charged(held.ticket), strict=True))
+    def _weights(self, ticket: Ticket) -> list[float]:
+        """Of a tenant and the groups above it, bottom up."""
+        settings = self.settings
+        levels = paths(ticket.tenant, settings.policy.tree)
+        return [settings.weights.get(path.removesuffix("/"), settings.default_weight) for path in levels]
 
     def _compare(self, found: Settings) -> None:
         """Is this gateway's file the configuration in force?"""
@@ -456,19 +348,6 @@ class SharedPool:
         if stale and stale != self._stale:
             logger.warning("pool %s: %s", self.name, stale)
         self._stale = stale
-
-
-def _submitted(ops: list[Op]) -> list[str]:
-    """The tickets that a batch was to queue."""
-    found = [op[1] for op in ops if op[0] == "submit"]
-    if ops and ops[0][0] == "join":
-        found += [waiting["id"] for waiting in ops[0][1]["waiting"]]
-    return found
-
-
-def _answer(held: Held, refusal: Refusal | None) -> None:
-    if not held.queued.done():
-        held.queued.set_result(refusal)
 
 
 def _result_if_refused(held: Held) -> Refusal | None:
