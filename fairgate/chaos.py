@@ -234,7 +234,6 @@ def run_chaos(plan: ChaosPlan, folder: Path, console: Console, progress: Progres
 def _endure(plan: ChaosPlan, fleet: Fleet, say: Callable[[str], None], progress: Progress) -> list[Promise]:
     assert fleet.store is not None
     target = fleet.target(dict.fromkeys(WEIGHTS, range(plan.replicas)), DRAIN_S)
-    started_at = time.time()
     load = Background(run_load(target, plan.load(), prompts=WordPrompts(), progress=progress))
     chaos = Chaos(fleet, fleet.store, say)
     try:
@@ -247,7 +246,7 @@ def _endure(plan: ChaosPlan, fleet: Fleet, say: Callable[[str], None], progress:
         f"counters were lifts plus books at each of {chaos.looks} looks{_first(chaos.wrong_sums)}",
         not chaos.wrong_sums and chaos.looks > 0,
     )
-    return [sums, *judge_chaos(fleet, fleet.store, record, chaos.deaths, started_at, plan.forgiven_s, SETTLE_S)]
+    return [sums, *judge_chaos(fleet, fleet.store, record, chaos.deaths, plan.forgiven_s, SETTLE_S)]
 
 
 def _first(wrong: list[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, inf
 
@@ -15,6 +15,7 @@ from fairgate.ledgers import StoreState, own_book, read_store, shares_without_su
 from fairgate.promises import Promise
 from fairgate.stores import StoreServer
 from fairness import MILLI, Weighted
+from fairness.shares import milli
 from loadgen.record import Ending, Exchange, LoadRecord
 from loadgen.service_log import EngineRecord
 
@@ -35,35 +36,60 @@ class Death:
     back_at: float = inf
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """What clients and engines saw of a run, and which gateways died. Times are Unix time."""
+
+    load: LoadRecord
+    engines: EngineRecord
+    deaths: Sequence[Death]
+    weights: Mapping[str, float]
+
+    def sent(self, exchange: Exchange) -> float:
+        return self.load.started_at + exchange.sent_s
+
+    def ended(self, exchange: Exchange) -> float:
+        return self.load.started_at + exchange.end_s
+
+    def of_process(self, url: str, until: float = inf) -> list[Exchange]:
+        """What came to the gateway process that served there at `until`, up to then."""
+        born = max((death.at for death in self.deaths if death.url == url and death.at < until), default=-inf)
+        return [one for one in self.load.exchanges if one.gateway == url and born < self.sent(one) <= until]
+
+    def bill(self, exchanges: Iterable[Exchange]) -> Counter[str]:
+        """What they owe, in thousandths by tenant: what their clients received, where an answer had begun."""
+        owed: Counter[str] = Counter()
+        for one in exchanges:
+            if one.status == 200:
+                owed[one.tenant] += milli(COST.service(one.input_tokens, one.output_tokens), self.weights[one.tenant])
+        return owed
+
+
 def judge_chaos(
-    fleet: Fleet,
-    store: StoreServer,
-    load: LoadRecord,
-    deaths: Sequence[Death],
-    started_at: float,
-    forgiven_s: float,
-    settle_s: float,
+    fleet: Fleet, store: StoreServer, load: LoadRecord, deaths: Sequence[Death], forgiven_s: float, settle_s: float
 ) -> list[Promise]:
     """All promises, after the load has drained. Waits for at most `settle_s` seconds for what is on its way."""
     rest = _at_rest(fleet, store, time.monotonic() + settle_s)
-    engines = fleet.record()
+    seen = Evidence(load, fleet.record(), deaths, fleet.plan.weights)
+    tokens = ceil(forgiven_s / fleet.plan.step_s) + 1
     return [
-        *judge_endings(load, deaths),
-        judge_answers(engines),
+        *judge_endings(seen),
+        judge_answers(seen.engines),
         *rest,
-        *(judge_death(death, deaths, load, engines, fleet, started_at, forgiven_s) for death in deaths),
-        *(Promise(text) for text in peaks(engines)),
+        judge_bills(seen, {url: own_book(url)[1] for url in fleet.urls}),
+        *(judge_death(death, seen, tokens) for death in deaths),
+        *(Promise(text) for text in peaks(seen.engines)),
     ]
 
 
 # -- by the clients ------------------------------------------------------------------------------------------------
 
 
-def judge_endings(load: LoadRecord, deaths: Sequence[Death]) -> list[Promise]:
+def judge_endings(seen: Evidence) -> list[Promise]:
     """Every request that a surviving gateway accepted had one terminal outcome."""
     lost, wrong, codes = 0, [], Counter[str]()
-    for exchange in load.exchanges:
-        if _lost(exchange, load, deaths):
+    for exchange in seen.load.exchanges:
+        if _lost(exchange, seen):
             lost += 1
             continue
         codes[_code(exchange)] += 1
@@ -79,10 +105,10 @@ def judge_endings(load: LoadRecord, deaths: Sequence[Death]) -> list[Promise]:
     ]
 
 
-def _lost(exchange: Exchange, load: LoadRecord, deaths: Sequence[Death]) -> bool:
+def _lost(exchange: Exchange, seen: Evidence) -> bool:
     """It was with a gateway when that was killed, or found nobody there."""
-    sent, ended = load.started_at + exchange.sent_s, load.started_at + exchange.end_s
-    for death in deaths:
+    sent, ended = seen.sent(exchange), seen.ended(exchange)
+    for death in seen.deaths:
         with_it = sent <= death.at <= ended
         nobody = death.at <= sent <= death.back_at and exchange.status is None
         if exchange.gateway == death.url and (with_it or nobody):
@@ -128,42 +154,35 @@ def judge_answers(engines: EngineRecord) -> Promise:
     )
 
 
-def judge_death(
-    death: Death,
-    deaths: Sequence[Death],
-    load: LoadRecord,
-    engines: EngineRecord,
-    fleet: Fleet,
-    started_at: float,
-    forgiven_s: float,
-) -> Promise:
-    """Its book in the store lacks no more than the output of its last `forgiven_s` seconds."""
-    born = max((other.at for other in deaths if other.url == death.url and other.at < death.at), default=started_at)
-    over, running = _of_gateway(death, born, load)
-    runs = _last_runs(engines, death.at)
-    open_runs = [runs[exchange.request_id] for exchange in running if exchange.request_id in runs]
-    served = sum(COST.service(e.input_tokens, e.output_tokens) for e in over if e.status == 200)
-    served += sum(COST.service(*run) for run in open_runs)
-    charged = sum(total * fleet.plan.weights[path] / MILLI for path, total in death.book.items())
-    tokens = ceil(forgiven_s / fleet.plan.step_s) + 1
-    allowed = len(open_runs) * COST.service(0, tokens)
+def judge_bills(seen: Evidence, books: Mapping[str, Mapping[str, int]]) -> Promise:
+    """Every gateway that lives has charged what its clients received, to the unit. `books` by address."""
+    wrong = []
+    for url, book in books.items():
+        owed = seen.bill(seen.of_process(url))
+        off = {path: book.get(path, 0) - owed[path] for path in {*book, *owed} if book.get(path, 0) != owed[path]}
+        wrong += [f"{url} {path}: off by {by}" for path, by in off.items()]
+    return Promise(f"the gateways charged what clients received, to the unit{_named(wrong)}", not wrong)
+
+
+def judge_death(death: Death, seen: Evidence, tokens: int) -> Promise:
+    """Its book in the store lacks of what the engines served no more than `tokens` of each request that ran. What it
+    may have too much is the input of requests that an engine had not begun."""
+    own = seen.of_process(death.url, death.at)
+    over = [one for one in own if seen.ended(one) < death.at]
+    running = [one for one in own if seen.ended(one) >= death.at]
+    runs = _last_runs(seen.engines, death.at)
+    begun = [runs[one.request_id] for one in running if one.request_id in runs]
+    served = sum(owed * seen.weights[tenant] / MILLI for tenant, owed in seen.bill(over).items())
+    served += sum(COST.service(*run) for run in begun)
+    cost = served - sum(total * seen.weights[path] / MILLI for path, total in death.book.items())
+    most = len(begun) * COST.service(0, tokens)
     text = (
-        f"the death of {death.name} cost {served - charged:,.0f} of {served:,.0f} service units, with "
-        f"{len(open_runs)} requests running (at most {allowed:,.0f}: {tokens} tokens of each)"
+        f"the death of {death.name} cost {cost:,.0f} of {served:,.0f} service units, with {len(begun)} requests "
+        f"running (at most {most:,.0f}: {tokens} tokens of each) and {len(running) - len(begun)} not begun"
     )
-    rounding = 0.001 * (len(over) + len(running)) * max(fleet.plan.weights.values())
-    return Promise(text, served - charged <= allowed + rounding)
-
-
-def _of_gateway(death: Death, born: float, load: LoadRecord) -> tuple[list[Exchange], list[Exchange]]:
-    """What this process had: what was over when it died, and what was not."""
-    over: list[Exchange] = []
-    running: list[Exchange] = []
-    for exchange in load.exchanges:
-        sent, ended = load.started_at + exchange.sent_s, load.started_at + exchange.end_s
-        if exchange.gateway == death.url and born < sent <= death.at:
-            (over if ended < death.at else running).append(exchange)
-    return over, running
+    rounding = (len(own) + 1) / MILLI * max(seen.weights.values())
+    least = -sum(one.wanted_input_tokens for one in running if one.request_id not in runs) - most
+    return Promise(text, least - rounding <= cost <= most + rounding)
 
 
 def _last_runs(engines: EngineRecord, until: float) -> dict[str, tuple[int, int]]:

@@ -10,10 +10,9 @@ import pytest
 from rich.console import Console
 
 from fairgate.chaos import ChaosPlan, Fault, run_chaos
-from fairgate.fleet import Fleet
 from fairgate.ledgers import StoreState, shares_without_sum
 from fairgate.progress import progress_bar
-from fairgate.verdicts import Death, judge_answers, judge_death, judge_endings, judge_rest
+from fairgate.verdicts import Death, Evidence, judge_answers, judge_bills, judge_death, judge_endings, judge_rest
 from loadgen.record import Ending, Exchange, LoadRecord
 from loadgen.service_log import EngineRecord, Served
 
@@ -52,9 +51,13 @@ def exchange(number=0, **said):
     return one
 
 
+def evidence(exchanges, deaths=(), engines=EngineRecord({}, ())):  # noqa: B008
+    return Evidence(LoadRecord(exchanges, 10.0, 0.0, ZERO), engines, deaths, {"a": 4.0, "b": 2.0})
+
+
 def judged(one, *deaths):
     """Whether a request ended as it should, and whether anything was cut that no engine's death explains."""
-    ended, cut, _ = judge_endings(LoadRecord([one], 10.0, 0.0, ZERO), deaths)
+    ended, cut, _ = judge_endings(evidence([one], deaths))
     return ended.kept, cut.kept
 
 
@@ -111,23 +114,35 @@ def test_an_answer_given_twice_is_seen():
     assert judge_answers(served(*once, *again)).kept is False
 
 
-def test_what_a_death_may_cost(tmp_path):
-    """One request was over, one had 16 input and 40 output tokens when its gateway died: 22 + 96 service units."""
-    over, open_ = exchange(0, end_s=4.0), exchange(1, **FAILED | {"code": "cut", "end_s": 5.0})
+def test_what_a_death_may_cost():
+    """One request was over, one had 16 input and 40 output tokens when its gateway died: 22 + 96 service units. A third
+    had not begun: its 16 input tokens may have been charged."""
+    over, waits = exchange(0, end_s=4.0), exchange(2, **FAILED | {"status": None, "code": "connection_lost"})
+    open_ = exchange(1, **FAILED | {"code": "cut", "end_s": 5.0})
     output = [(2.0 + n / 20, "output", "run.1-2-1", 1) for n in range(40)]
     engines = served((2.0, "input", "run.1-2-1", 16), *output, (5.5, "output", "run.1-2-1", 1))
-    load = LoadRecord([over, open_], 10.0, 0.0, ZERO)
-    fleet = Fleet(replace(ChaosPlan(1).fleet(tmp_path), step_s=0.05))
 
     def kept(charged):
-        book = {"a": round(charged * 1000 / 4.0)}  # a has the weight 4
-        one = death(**book)
-        return judge_death(one, [one], load, engines, fleet, ZERO, forgiven_s=0.1).kept
+        one = death(a=round(charged * 1000 / 4.0))  # a has the weight 4
+        return judge_death(one, evidence([over, open_, waits], [one], engines), tokens=3).kept
 
     assert kept(22 + 96)
-    assert kept(22 + 96 - 3 * 2), "the output of a tenth of a second at most, of steps of a twentieth, and one begun"
+    assert kept(22 + 96 - 3 * 2)
     assert not kept(22 + 96 - 4 * 2)
     assert not kept(96), "a request that was over has been forgotten"
+    assert kept(22 + 96 + 16)
+    assert not kept(2 * 22 + 96 + 16), "a request has been charged twice"
+
+
+def test_bills_are_what_clients_received():
+    """16 input and 3 output tokens are 22 service units; of b they count for half the weight of a's."""
+    both = [exchange(0), exchange(1, tenant="b")]
+    refused = exchange(2, **FAILED | {"status": 503, "code": "store_lost"})
+    assert judge_bills(evidence([*both, refused]), {HERE: {"a": 5500, "b": 11000}}).kept
+    assert not judge_bills(evidence(both), {HERE: {"a": 5500, "b": 11001}}).kept
+    assert not judge_bills(evidence(both), {HERE: {"a": 5500}}).kept
+    assert not judge_bills(evidence(both), {HERE: {"a": 5500, "b": 11000, "c": 1}}).kept
+    assert judge_bills(evidence(both, [death()]), {HERE: {}}).kept, "they were another process's, which is dead"
 
 
 def state(**changes):
