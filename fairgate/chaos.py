@@ -91,7 +91,9 @@ class ChaosPlan:
     def schedule(self) -> list[Planned]:
         """The same for the same seed."""
         chance = Random(self.seed)
-        faults = [fault for _ in range(max(1, round(self.seconds / 60))) for fault in chance.sample(list(Fault), k=5)]
+        faults = [
+            fault for _ in range(max(1, round(self.seconds / 60))) for fault in chance.sample(list(Fault), len(Fault))
+        ]
         every = (self.seconds - QUIET_S) / len(faults)
         moments = [QUIET_S + (number + chance.uniform(0, 0.5)) * every for number in range(len(faults))]
         return [Planned(at_s, fault, chance.randrange(1000)) for at_s, fault in zip(moments, faults, strict=True)]

