@@ -28,7 +28,6 @@ class Wire:
         self._target = urlsplit(url)
         self.drop_answers = 0
         self.dropped = 0
-        self.cut = False
         self._writers: set[asyncio.StreamWriter] = set()
 
     @asynccontextmanager
@@ -43,9 +42,6 @@ class Wire:
             writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self.cut:
-            writer.transport.abort()
-            return
         upstream, to_store = await asyncio.open_connection(self._target.hostname, self._target.port)
         self._writers |= {writer, to_store}
         calls = asyncio.create_task(self._copy(reader, to_store, answers=False))
@@ -79,6 +75,26 @@ async def test_a_batch_whose_answer_was_lost_is_applied_once(make_fleet: MakeFle
         assert wire.dropped == 8
         assert all(member.pool.link.joins == 1 for member in fleet.members), "a lost answer cost more than a repetition"
         assert sum(member.pool.book.total("a") for member in fleet.members) == 2 * (9 + 2 * 3) * 1000
+        for member in fleet.members:
+            await member.gateway.close()
+
+
+async def test_connections_that_break_cost_nothing(make_fleet: MakeFleet, server: StoreServer) -> None:
+    """Calls and streams of grants go on over new connections, in the same epoch."""
+    wire = Wire(server.url)
+    async with wire.listening() as url:
+        fleet = await make_fleet(Engine(hold_before=0), store={"url": url})
+        calls = await queued(fleet, [(0, "a"), (1, "b")] * 4)
+        wire.break_all()
+        fleet.engine.go.set()
+        while not all(call.done() for call in calls):
+            seen = len(fleet.engine.seen)
+            await until(lambda seen=seen: len(fleet.engine.seen) > seen or all(call.done() for call in calls))
+            wire.break_all()
+        assert await answers(calls) == [200] * 9
+        assert served(fleet) == "abababab"
+        await fleet.settled()
+        assert all(member.pool.link.joins == 1 for member in fleet.members)
         for member in fleet.members:
             await member.gateway.close()
 
