@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from fairgate.processes import ProcessError
+from fairgate.progress import progress_bar
 
 bench_app = typer.Typer(help="Measure what a part costs on this machine.", no_args_is_help=True)
 
@@ -24,6 +25,31 @@ def bench_scheduler(
     told = Console(stderr=True)
     speeds, memory = run_bench(lambda what: told.print(what, highlight=False), large=large)
     print(markdown(speeds, memory))
+
+
+@bench_app.command("shared")
+def bench_shared(
+    rounds: Annotated[int, typer.Option(help="How often each mode takes its turn.", min=1)] = 5,
+    seconds: Annotated[float, typer.Option(help="Seconds of load in each turn.", min=0.1)] = 2.0,
+    out: Annotated[Path | None, typer.Option(help="Write the tables to this file too (Markdown).")] = None,
+) -> None:
+    """What one queue over many gateways costs: requests/s, latency, the store's work, and a plan for 100 pools.
+
+    Several minutes with the defaults. Exit status 1 when a request needs more commands of the store than promised.
+    """
+    from tempfile import TemporaryDirectory
+
+    from fairgate.bench_report import markdown, promises
+    from fairgate.bench_shared import BenchPlan, run_bench
+    from fairgate.promises import tell
+
+    with progress_bar() as progress, TemporaryDirectory(prefix="fairgate-bench-") as folder:
+        bench = run_bench(BenchPlan(rounds, seconds), Path(folder), progress)
+    print(markdown(bench))
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(markdown(bench))
+    raise typer.Exit(not tell(promises(bench), Console()))
 
 
 @bench_app.command("kernels")
