@@ -111,7 +111,9 @@ local function settle_book(replica, state, recalls)
   for _, path in ipairs(paths) do
     local rise = (state.book[path] or 0) - (heard[path] or 0)
     local known = recalls and state.known.shares[path]
-    if known then
+    if not settings.policy.tree and path:sub(-1) == "/" then
+      store.book(replica, path, rise) -- of a policy that had groups
+    elseif known then
       local share = remembered(path, known)
       store.book(replica, path, rise)
       recall(share, known)
@@ -169,7 +171,8 @@ local function put_running(replica, said)
   if worker then
     room.take(ticket, worker)
   end
-  for i, charged in ipairs(said.charged) do
+  for i = 1, math.min(#said.charged, #line - 1) do
+    local charged = said.charged[i]
     ticket.accounts[i] = { path = line[i].path, weight = said.weights[i], charged = charged, turn = line[i].first }
   end
   for _, share in ipairs(line) do

@@ -3,7 +3,7 @@
 -- its book is folded into `lifted`. O(tickets of that replica).
 -- ["leave"]   the calling replica ends, now
 
-local replicas = { mine = nil, lost = false } -- of the caller: its record, and whether the store lost batches of it
+replicas = { mine = nil, lost = false } -- of the caller: its record, and whether the store lost batches of it
 
 local KEEP = 3600000 -- ms that the book of a lapsed replica is kept, should it only have been paused
 local REAP_INTERVAL = 100 -- ms

@@ -14,7 +14,7 @@ local function put_hash(key, values)
   end
 end
 
--- Shares that exist are charged at the new weight from their next dispatch on.
+-- Shares that exist are charged at the new weight from their next dispatch on, and stand in the new policy's order.
 local function reweigh()
   store.save_shares()
   for _, path in ipairs(call("HKEYS", P .. ":shares")) do
@@ -22,6 +22,9 @@ local function reweigh()
     if path ~= "" then
       share.weight = tree.weight_of(path)
       store.touch(share)
+      if share.waiting > 0 then
+        tree.reorder(share)
+      end
     end
   end
 end
@@ -52,7 +55,30 @@ local function least(weights, default)
   return default
 end
 
+-- With another shape of the tree nothing that waits or runs is in its place: the pool forgets, and gathers anew from
+-- what its replicas tell.
+local function forget_all()
+  for _, path in ipairs(call("HKEYS", P .. ":shares")) do
+    call("DEL", P .. ":order:" .. path, P .. ":queue:" .. path, P .. ":running:" .. path, P .. ":rest:" .. path)
+  end
+  for _, id in ipairs(call("ZRANGE", P .. ":leases", 0, -1)) do
+    call("DEL", P .. ":of:" .. id, P .. ":book:" .. id, P .. ":grants:" .. id)
+  end
+  call("DEL", P .. ":tickets", P .. ":shares", P .. ":leases", P .. ":replicas", P .. ":answers")
+  local workers = pool.workers
+  for _, worker in ipairs(workers) do
+    worker.running, worker.reserved = 0, 0
+  end
+  pool = configuration.new_pool()
+  pool.workers = workers
+  store.begin()
+  replicas.mine, replicas.lost = nil, false
+end
+
 function configuration.adopt(text, given)
+  if settings and settings.policy.tree ~= given.policy.tree then
+    forget_all()
+  end
   settings = {
     policy = given.policy, cost = given.cost, predict = given.predict, lease_ms = given.lease_ms,
     limits = { waiting = given.limits.waiting, per_tenant = given.limits.per_tenant },

@@ -13,12 +13,18 @@ local settings -- the configuration in force, as the pool uses it
 local read_settings = {} -- prefix -> {stamp, settings}: decoded once a revision, not once a call
 local now -- ms
 local entry = {} -- what the library registers: name -> function(keys, args)
+local replicas -- the leases, see reap.lua
 local op = {} -- operation name -> function(replica, arguments...)
 local out -- what the calling replica is told: refusals, grants, places in the queue
 
+-- Nothing has been read or changed yet.
+function store.begin()
+  store.shares, store.tickets, store.changed_shares, store.changed_tickets, store.books = {}, {}, {}, {}, {}
+end
+
 function store.open(prefix)
   P, call, pack, unpack_record = prefix, redis.call, cmsgpack.pack, cmsgpack.unpack
-  store.shares, store.tickets, store.changed_shares, store.changed_tickets, store.books = {}, {}, {}, {}, {}
+  store.begin()
   out = { refusals = {}, grants = {}, queued = {} }
   local time = call("TIME")
   now = time[1] * 1000 + math.floor(time[2] / 1000)

@@ -75,16 +75,17 @@ async def test_new_prices_are_agreed_to_the_unit(make_fleet: MakeFleet) -> None:
     assert sum(m.pool.book.total(who) for m in fleet.members for who in "ab") == 6 * (3 * 7 + 5 * 3) * 1000
 
 
-async def test_a_policy_with_more_levels(make_fleet: MakeFleet) -> None:
-    """`fcfs` knows no groups and `vtc` does: tickets in flight have more levels under the new revision."""
+@pytest.mark.parametrize(("old", "new"), [("fcfs", "vtc"), ("vtc", "fcfs")])
+async def test_a_policy_with_other_levels(make_fleet: MakeFleet, old: str, new: str) -> None:
+    """`fcfs` knows no groups and `vtc` does: tickets in flight have other levels under the new revision."""
     tenants = [tenant("a") | {"id": "org/a"}, tenant("b") | {"id": "org/b"}, tenant("limited")]
-    settings = {"worker": {"slots": 2}, "pool": {"policy": "fcfs"}, "tenants": tenants, "revision": 1}
+    settings = {"worker": {"slots": 2}, "pool": {"policy": old}, "tenants": tenants, "revision": 1}
     fleet = await make_fleet(Engine(hold_before=2), **settings)
     calls = [fleet[n % 2].post("ab"[n % 2], stream=True) for n in range(6)]
     await fleet.engine.until(lambda: fleet.engine.active == 2)
     await until(lambda: fleet.look()["waiting"] == 4)
     config = {**fleet.config, "revision": 2}
-    config["pools"] = {"main": {**config["pools"]["main"], "policy": "vtc"}}
+    config["pools"] = {"main": {**config["pools"]["main"], "policy": new}}
     await make_fleet.join(fleet, config)
     await until(lambda: fleet.shared() and all(member.pool.revision == 2 for member in fleet.members))
     fleet.engine.go.set()
