@@ -23,6 +23,8 @@ from gateway.store.view import View
 from .engine import Engine
 
 STORE_TIMES = {"lease_s": 1.5, "heartbeat_s": 0.1, "timeout_s": 0.5, "flush_s": 0.01}
+PATIENT = {"lease_s": 20.0, "timeout_s": 10.0}
+"""Where nothing is to be lost: a machine that is busy for a while must not look like a store that is gone."""
 KEYS = {"a": "key-a", "b": "key-b", "limited": "key-l"}
 
 
@@ -193,7 +195,7 @@ def _maker(stack: AsyncExitStack, store: StoreServer | None) -> MakeHouse:
             "pools": {"main": {"models": ["m"], "workers": workers, **(pool or {})}},
             "tenants": tenants or [tenant("a"), tenant("b")],
             "health": {"interval_s": 0.05},
-            **({"store": {"url": store.url, "namespace": namespace, **STORE_TIMES}} if store is not None else {}),
+            **({"store": {"url": store.url, "namespace": namespace, **STORE_TIMES, **PATIENT}} if store is not None else {}),
             **sections,
         }
         gateway = build(parse_config(config))

@@ -83,7 +83,7 @@ async def test_connections_that_break_cost_nothing(make_fleet: MakeFleet, server
     """Calls and streams of grants go on over new connections, in the same epoch."""
     wire = Wire(server.url)
     async with wire.listening() as url:
-        fleet = await make_fleet(Engine(hold_before=0), store={"url": url})
+        fleet = await make_fleet(Engine(hold_before=0), store={"url": url, "timeout_s": 10.0, "lease_s": 20.0})
         calls = await queued(fleet, [(0, "a"), (1, "b")] * 4)
         wire.break_all()
         fleet.engine.go.set()
