@@ -22,7 +22,7 @@ import redis
 from rich.console import Console
 
 from fairgate.fleet import CpuMeter, Fleet, FleetPlan
-from fairgate.ledgers import books_of, name_of, read_store, shares_without_sum, standing_of
+from fairgate.ledgers import books_of, last_call, name_of, read_store, shares_without_sum, standing_of
 from fairgate.processes import ProcessError
 from fairgate.promises import Promise, tell
 from fairgate.stores import StoreServer
@@ -120,6 +120,7 @@ class Chaos:
         self._store = store
         self._say = say
         self._began = time.monotonic()
+        self._store_back_at = 0.0
         self._do: dict[Fault, Callable[[int], str]] = {
             Fault.KILL_REPLICA: self._kill_replica,
             Fault.RESTART_STORE: lambda victim: self._restart(keep=True),
@@ -157,6 +158,7 @@ class Chaos:
         url = fleet.urls[number]
         _until(lambda: standing_of(url) == "shared", f"gateway {number} to share the queue")
         name = name_of(url)
+        self._until_told(name, self._store_back_at)
         killed_at = time.time()
         fleet.gateways[number].process.send_signal(signal.SIGKILL)
         fleet.gateways[number].process.wait()
@@ -169,14 +171,26 @@ class Chaos:
         self.deaths.append(death)
         return f" (gateway {number}, {name})"
 
+    def _until_told(self, name: str, since: float) -> None:
+        """What came up while the store was away goes out with the second call after it came back (Unix time)."""
+        for _ in range(2):
+            since = self._call_after(name, since)
+
+    def _call_after(self, name: str, since: float) -> float:
+        """When a gateway calls the store for the first time after `since` (Unix time)."""
+        _until(lambda: last_call(self._store, name, LEASE_S) > since, f"{name} to call the store")
+        return last_call(self._store, name, LEASE_S)
+
     def _restart(self, *, keep: bool) -> str:
         self._store.restart(keep=keep)
+        self._store_back_at = time.time()
         return ""
 
     def _pause(self) -> str:
         self._store.pause()
         time.sleep(PAUSE_S)
         self._store.resume()
+        self._store_back_at = time.time()
         return f" for {PAUSE_S:g} s"
 
     def _kill_worker(self, victim: int) -> str:

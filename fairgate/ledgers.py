@@ -62,6 +62,12 @@ def books_of(store: StoreServer, names: Iterable[str]) -> dict[str, dict[str, in
     return {name: _numbers(store.command("HGETALL", f"{PREFIX}:book:{name}")) for name in names}
 
 
+def last_call(store: StoreServer, name: str, lease_s: float) -> float:
+    """When a replica last called, Unix time; 0 where it has no lease. Raises redis.RedisError."""
+    ends_ms = store.command("ZSCORE", f"{PREFIX}:leases", name)
+    return 0.0 if ends_ms is None else float(ends_ms) / 1e3 - lease_s
+
+
 def shares_without_sum(state: StoreState) -> list[str]:
     """Tenants whose counter is something else than what was lifted and what the books hold."""
     wrong = []

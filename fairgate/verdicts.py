@@ -71,13 +71,12 @@ def judge_chaos(
     """All promises, after the load has drained. Waits for at most `settle_s` seconds for what is on its way."""
     rest = _at_rest(fleet, store, time.monotonic() + settle_s)
     seen = Evidence(load, fleet.record(), deaths, fleet.plan.weights)
-    tokens = ceil(forgiven_s / fleet.plan.step_s) + 1
     return [
         *judge_endings(seen),
         judge_answers(seen.engines),
         *rest,
         judge_bills(seen, {url: own_book(url)[1] for url in fleet.urls}),
-        *(judge_death(death, seen, tokens) for death in deaths),
+        *(judge_death(death, seen, forgiven_s, fleet.plan.step_s) for death in deaths),
         *(Promise(text) for text in peaks(seen.engines)),
     ]
 
@@ -164,9 +163,11 @@ def judge_bills(seen: Evidence, books: Mapping[str, Mapping[str, int]]) -> Promi
     return Promise(f"the gateways charged what clients received, to the unit{_named(wrong)}", not wrong)
 
 
-def judge_death(death: Death, seen: Evidence, tokens: int) -> Promise:
-    """Its book in the store lacks of what the engines served no more than `tokens` of each request that ran. What it
-    may have too much is the input of requests that an engine had not begun."""
+def judge_death(death: Death, seen: Evidence, forgiven_s: float, step_s: float) -> Promise:
+    """Its book in the store lacks of what the engines served no more than the output of the last `forgiven_s` seconds,
+    at a token in `step_s` for each request that ran then. What it may have too much is the input of requests that an
+    engine had not begun."""
+    tokens = ceil(forgiven_s / step_s) + 1
     own = seen.of_process(death.url, death.at)
     over = [one for one in own if seen.ended(one) < death.at]
     running = [one for one in own if seen.ended(one) >= death.at]
@@ -175,10 +176,11 @@ def judge_death(death: Death, seen: Evidence, tokens: int) -> Promise:
     served = sum(owed * seen.weights[tenant] / MILLI for tenant, owed in seen.bill(over).items())
     served += sum(COST.service(*run) for run in begun)
     cost = served - sum(total * seen.weights[path] / MILLI for path, total in death.book.items())
-    most = len(begun) * COST.service(0, tokens)
+    ran = len(begun) + sum(seen.ended(one) >= death.at - forgiven_s for one in over)
+    most = ran * COST.service(0, tokens)
     text = (
-        f"the death of {death.name} cost {cost:,.0f} of {served:,.0f} service units, with {len(begun)} requests "
-        f"running (at most {most:,.0f}: {tokens} tokens of each) and {len(running) - len(begun)} not begun"
+        f"the death of {death.name} cost {cost:,.0f} of {served:,.0f} service units, with {ran} requests running "
+        f"lately (at most {most:,.0f}: {tokens} tokens of each) and {len(running) - len(begun)} not begun"
     )
     rounding = (len(own) + 1) / MILLI * max(seen.weights.values())
     least = -sum(one.wanted_input_tokens for one in running if one.request_id not in runs) - most

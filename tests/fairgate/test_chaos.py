@@ -24,7 +24,7 @@ ZERO = 1_000_000.0  # Unix time at which the load of the tests below begins
 def test_ten_seconds_of_chaos(tmp_path):
     """Every fault once, in an order from a fixed seed; all that is promised is checked by the run itself."""
     said = StringIO()
-    plan = ChaosPlan(seed=11, seconds=10.0, call_s=2.0)
+    plan = ChaosPlan(seed=11, seconds=10.0, call_s=1.0)
     with progress_bar() as progress:
         kept = run_chaos(plan, tmp_path, Console(file=said, width=200), progress)
     assert kept, said.getvalue()
@@ -116,15 +116,16 @@ def test_an_answer_given_twice_is_seen():
 
 def test_what_a_death_may_cost():
     """One request was over, one had 16 input and 40 output tokens when its gateway died: 22 + 96 service units. A third
-    had not begun: its 16 input tokens may have been charged."""
-    over, waits = exchange(0, end_s=4.0), exchange(2, **FAILED | {"status": None, "code": "connection_lost"})
+    had not begun: its 16 input tokens may have been charged. In the last tenth of a second an engine made two tokens
+    for each, and had begun one more."""
+    over, waits = exchange(0, end_s=4.8), exchange(2, **FAILED | {"status": None, "code": "connection_lost"})
     open_ = exchange(1, **FAILED | {"code": "cut", "end_s": 5.0})
     output = [(2.0 + n / 20, "output", "run.1-2-1", 1) for n in range(40)]
     engines = served((2.0, "input", "run.1-2-1", 16), *output, (5.5, "output", "run.1-2-1", 1))
 
     def kept(charged):
         one = death(a=round(charged * 1000 / 4.0))  # a has the weight 4
-        return judge_death(one, evidence([over, open_, waits], [one], engines), tokens=3).kept
+        return judge_death(one, evidence([over, open_, waits], [one], engines), 0.1, 0.05).kept
 
     assert kept(22 + 96)
     assert kept(22 + 96 - 3 * 2)
@@ -132,6 +133,9 @@ def test_what_a_death_may_cost():
     assert not kept(96), "a request that was over has been forgotten"
     assert kept(22 + 96 + 16)
     assert not kept(2 * 22 + 96 + 16), "a request has been charged twice"
+    over.end_s = 4.95
+    assert kept(22 + 96 - 6 * 2), "what was over a moment ago may not have been told either"
+    assert not kept(22 + 96 - 7 * 2)
 
 
 def test_bills_are_what_clients_received():
