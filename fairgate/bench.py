@@ -29,8 +29,8 @@ def bench_scheduler(
 
 @bench_app.command("shared")
 def bench_shared(
-    rounds: Annotated[int, typer.Option(help="How often each mode takes its turn.", min=1)] = 5,
-    seconds: Annotated[float, typer.Option(help="Seconds of load in each turn.", min=0.1)] = 2.0,
+    rounds: Annotated[int, typer.Option(help="How often each mode takes its turn.", min=1)] = 10,
+    seconds: Annotated[float, typer.Option(help="Seconds of load in each turn.", min=0.1)] = 1.5,
     out: Annotated[Path | None, typer.Option(help="Write the tables to this file too (Markdown).")] = None,
 ) -> None:
     """What one queue over many gateways costs: requests/s, latency, the store's work, and a plan for 100 pools.

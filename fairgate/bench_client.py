@@ -111,35 +111,35 @@ class LoadClient:
         return answers
 
     def open_loop(self, rate: float, seconds: float, seed: int) -> list[Answer]:
-        """Poisson arrivals, `rate` a second: each is sent when it is due, whatever became of the others."""
+        """Poisson arrivals, `rate` a second: each is sent when it is due, or as soon as a connection is idle."""
         random_ = random.Random(seed)
         start = due = perf_counter()
         answers: list[Answer] = []
         while (due := due + random_.expovariate(rate)) < start + seconds:
             while (wait := due - perf_counter()) > 0:
                 self._hear(wait, answers.append)
+            while not self._idle:
+                self._hear(PATIENCE_S, answers.append)
             self._ask(due)
         self._drain(answers.append)
         return answers
 
     def _ask(self, due: float) -> None:
-        if not self._idle:
-            raise ProcessError(f"all {len(self._busy)} connections are in use; expected a gateway that keeps up")
         wire = self._idle.pop()
         wire.ask(next(self._requests), due)
         self._busy.add(wire)
 
-    def _hear(self, timeout: float, heard: Callable[[Answer], None]) -> bool:
-        """Whether anything came within `timeout` seconds."""
+    def _hear(self, timeout: float, heard: Callable[[Answer], None]) -> None:
+        """What comes within `timeout` seconds. Raises ProcessError when nothing came for long."""
         ready = select(self._busy, (), (), timeout)[0]
+        if not ready and timeout >= PATIENCE_S:
+            raise ProcessError(f"{len(self._busy)} requests had no answer for {timeout:.0f} s")
         for wire in ready:
             if (answer := wire.hear()) is not None:
                 self._busy.remove(wire)
                 self._idle.append(wire)
                 heard(answer)
-        return bool(ready)
 
     def _drain(self, heard: Callable[[Answer], None]) -> None:
         while self._busy:
-            if not self._hear(PATIENCE_S, heard):
-                raise ProcessError(f"{len(self._busy)} requests had no answer for {PATIENCE_S:.0f} s")
+            self._hear(PATIENCE_S, heard)

@@ -52,9 +52,9 @@ class Cpu(NamedTuple):
 
 @dataclass(frozen=True)
 class Lap:
-    """One load on one fleet, and what it took. `first_ms`: from sending a request to the first byte of its answer;
+    """One load on one fleet, and what it took. `first_ms`: from when a request was due to the first byte of its answer;
     `queued_ms`: of that in the gateway's queue, by its own account, on average; `late_ms`: how much later than due the
-    client sent 99 of 100 requests."""
+    client sent 99 of 100 requests; `others`: cores that were busy with anything but this fleet and its load."""
 
     requests: int
     wall_s: float
@@ -63,6 +63,7 @@ class Lap:
     first_ms: Sequence[float]
     queued_ms: float
     late_ms: float
+    others: float
 
     @property
     def rate(self) -> float:
@@ -105,7 +106,8 @@ class HttpCase:
 
 @dataclass(frozen=True)
 class HttpFound:
-    """Laps by mode, `own` (where the case has it) and `shared`, one of each in a round."""
+    """Laps by mode, `own` (where the case has it) and `shared`, one of each in a round: the quieter half of them, when
+    others used the machine least."""
 
     case: HttpCase
     laps: Mapping[str, Sequence[Lap]]
@@ -139,7 +141,14 @@ def measure_http(case: HttpCase, folder: Path, rounds: int, seconds: float, prog
             for mode in modes[:: 1 if number % 2 else -1]:
                 progress(f"{case.name}: {mode}, round {number + 1} of {rounds}", number / rounds)
                 laps[mode].append(tracks[mode].lap(seconds, seed=1 + number))
-    return HttpFound(case, laps)
+    return HttpFound(case, quieter_half(laps))
+
+
+def quieter_half(laps: Mapping[str, Sequence[Lap]]) -> dict[str, list[Lap]]:
+    """Rounds are kept or dropped whole, by what others did meanwhile, never by their own figures."""
+    rounds = sorted(zip(*laps.values(), strict=True), key=lambda found: sum(lap.others for lap in found))
+    kept = rounds[: (len(rounds) + 1) // 2]
+    return {mode: [found[place] for found in kept] for place, mode in enumerate(laps)}
 
 
 class Track:
@@ -160,18 +169,20 @@ class Track:
 
     def lap(self, seconds: float, seed: int) -> Lap:
         store, queued = self._fleet.store, self._queued()
-        cpu, counts, began = self._cpu(), counts_of(store), time.perf_counter()
+        counts, machine, cpu, began = counts_of(store), machine_seconds(), self._cpu(), time.perf_counter()
         answers = self._load(seconds, seed)
-        wall, spent, counted = time.perf_counter() - began, self._cpu(), counts_of(store)
+        wall, spent, all_spent, counted = time.perf_counter() - began, self._cpu(), machine_seconds(), counts_of(store)
+        used = Cpu(*(after - before for after, before in zip(spent, cpu, strict=True)))
         seconds_queued, turns = (after - before for after, before in zip(self._queued(), queued, strict=True))
         return Lap(
             len(answers),
             wall,
-            Cpu(*(after - before for after, before in zip(spent, cpu, strict=True))),
+            used,
             StoreCounts(*(after - before for after, before in zip(counted, counts, strict=True))),
-            [1e3 * (answer.first - answer.sent) for answer in answers],
+            [1e3 * (answer.first - answer.due) for answer in answers],
             1e3 * seconds_queued / turns,
             1e3 * percentile([answer.sent - answer.due for answer in answers], 0.99),
+            max(0.0, all_spent - machine - sum(used)) / wall,
         )
 
     def _load(self, seconds: float, seed: int) -> list[Answer]:
@@ -216,6 +227,12 @@ def cpu_seconds(pid: int) -> float:
         raise ProcessError(f"processor time of process {pid}: {error}; this benchmark needs Linux") from None
     user, system = stat.rpartition(")")[2].split()[11:13]
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def machine_seconds() -> float:
+    """What all cores together have been busy. Linux only (proc(5))."""
+    user, nice, system, _, _, irq, softirq, steal = Path("/proc/stat").read_text().split()[1:9]
+    return sum(map(int, (user, nice, system, irq, softirq, steal))) / os.sysconf("SC_CLK_TCK")
 
 
 def percentile(values: Sequence[float], part: float) -> float:

@@ -83,7 +83,8 @@ def _where(bench: SharedBench) -> str:
     return (
         f"{os.cpu_count()} cores ({platform.machine()}), {platform.system()}, Python {platform.python_version()}, "
         f"redis-py {version('redis')}, {bench.server}; load average {before:.1f} before, {after:.1f} after. "
-        f"Medians over {bench.plan.rounds} rounds of {bench.plan.seconds:g} s, modes in turns."
+        f"{bench.plan.rounds} rounds of {bench.plan.seconds:g} s, modes in turns; medians over the half of the rounds "
+        f"in which other programs used the machine least, and these are the cores that they still used ('others')."
     )
 
 
@@ -95,13 +96,14 @@ def _saturation(all_found: Iterable[HttpFound]) -> str:
         ("store us/request", lambda lap: lap.us(lap.cpu.store)),
         ("engine us/request", lambda lap: lap.us(lap.cpu.engines)),
         ("client us/request", lambda lap: lap.us(lap.cpu.client)),
+        ("others", lambda lap: lap.others),
     ]
     rows = []
     for found in all_found:
         for mode in found.laps:
             rows += [[f"{_gateways(found)}, {mode}", *(f"{found.middle(mode, figure):,.2f}" for _, figure in figures)]]
-        ratios = [f"{found.ratio(figure):.2f}" if "store" not in name else "" for name, figure in figures]
-        rows += [[f"{_gateways(found)}, ratio", *ratios]]
+        ratios = [f"{found.ratio(figure):.2f}" if "store" not in name else "" for name, figure in figures[:-1]]
+        rows += [[f"{_gateways(found)}, ratio", *ratios, ""]]
     return table(["", *(name for name, _ in figures)], rows)
 
 
@@ -118,11 +120,13 @@ def _latency(all_found: Iterable[HttpFound]) -> str:
             each = sorted(found.differences(first_ms(part)))
             spread = f"{each[0]:+.2f} to {each[-1]:+.2f}"
             queued = [f"{found.middle(mode, lambda lap: lap.queued_ms):.2f}" for mode in ("own", "shared")]
-            late = f"{found.middle('shared', lambda lap: lap.late_ms):.2f}"
+            noise = [
+                f"{found.middle('shared', figure):.2f}" for figure in (lambda lap: lap.late_ms, lambda lap: lap.others)
+            ]
             numbers = [f"{found.case.rate:,.0f}", name, f"{own:.2f}", f"{shared:.2f}", f"{median(each):+.2f}", spread]
-            rows.append([_gateways(found), *numbers, *queued, late])
+            rows.append([_gateways(found), *numbers, *queued, *noise])
     titles = ["", "requests/s", "", "own, ms", "shared, ms", "added, ms", "over rounds"]
-    return table([*titles, "mean queued, own", "mean queued, shared", "client late, p99 ms"], rows)
+    return table([*titles, "mean queued, own", "mean queued, shared", "client late, p99", "others"], rows)
 
 
 def _store_use(all_found: Iterable[HttpFound]) -> str:

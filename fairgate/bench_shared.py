@@ -43,8 +43,8 @@ LOADS = {
 class BenchPlan:
     """`seconds` of each measurement, of which each mode or case has one in each of `rounds`. `pools` of the plan."""
 
-    rounds: int = 5
-    seconds: float = 2.0
+    rounds: int = 10
+    seconds: float = 1.5
     pools: int = POOLS
 
 

@@ -26,18 +26,18 @@ Z99 = 2.326  # the normal distribution's 99th percentile
 @dataclass(frozen=True)
 class CallCost:
     """Microseconds of a shard: each call, each request (its submission and its end together), each report of tokens.
-    `spread`: the 99th percentile of a call's time over its mean; times are lognormal."""
+    `spread`: the 99th percentile over the mean of a call with one operation; the times of operations are taken as
+    independent, so calls with more spread less. Times are lognormal."""
 
     call_us: float
     request_us: float
     report_us: float
     spread: float
 
-    @property
-    def sigma(self) -> float:
+    def sigma(self, operations: float) -> float:
         """Of the lognormal distribution: log(spread) = Z99 * sigma - sigma**2 / 2, its smaller solution."""
-        room = Z99**2 - 2 * log(max(1.0, self.spread))
-        return Z99 - sqrt(max(0.0, room))
+        alone = Z99 - sqrt(max(0.0, Z99**2 - 2 * log(max(1.0, self.spread))))
+        return alone / sqrt(max(1.0, operations))
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ def placed(pools: int, shards: int, *, evenly: bool) -> list[int]:
     `evenly`, as after moving slots."""
     if evenly:
         return [pool % shards for pool in range(pools)]
-    return [key_slot(f"{{fairgate:pool-{pool}}}".encode()) * shards // SLOTS for pool in range(pools)]
+    slots = [key_slot(f"{{fairgate:pool-{pool}}}".encode()) for pool in range(pools)]
+    return [((slot + 1) * shards - 1) // SLOTS for slot in slots]
 
 
 def simulate(
@@ -168,9 +169,9 @@ class _Shard:
     def _service(self, now: float, link: _Link) -> float:
         """Every stream with a token since the last call is reported."""
         reports = link.running * min(1.0, (now - link.taken) / self._load.token_s)
-        ends = (len(link.submitted) + link.ended) / 2
-        mean = self._cost.call_us + ends * self._cost.request_us + reports * self._cost.report_us
-        sigma = self._cost.sigma
+        ends = len(link.submitted) + link.ended
+        mean = self._cost.call_us + ends * self._cost.request_us / 2 + reports * self._cost.report_us
+        sigma = self._cost.sigma(ends + reports)
         return mean / 1e6 * self._random.lognormvariate(-(sigma**2) / 2, sigma)
 
     def _answered(self, now: float, link: _Link, submitted: list[float]) -> None:
@@ -186,7 +187,7 @@ def shards_needed(load: PoolLoad, cost: CallCost, pools: int, most_p99_ms: float
     """More and more shards, until 99 of 100 requests wait at most so long; the last one does it, unless a shard for
     each pool is not enough."""
     tried = []
-    shards = max(1, ceil(least_busy(load, cost) * pools / 2))
+    shards = min(pools, max(1, ceil(least_busy(load, cost) * pools / 2)))
     while True:
         tried.append(simulate(load, cost, placed(pools, shards, evenly=evenly), shards))
         if tried[-1].added_ms(0.99) <= most_p99_ms or shards >= pools:
