@@ -4,7 +4,7 @@
 -- args[1]  JSON {"replica": id, "batch": n, "acked": the last batch that was answered, "seen": id of the last entry read from its stream or "", "ops": [[name, ...], ...]}
 -- returns  {"ok", now ms, epoch, revision, waiting, replicas, gathering 0/1, hold ms, more 0/1, refusals, grants,
 --           shares {{path, lifted, counter, floor, number of this call}, ...}, queued {{id, seq}, ...}}
---          {"rejoin", now ms, "unknown" | "behind"}: nothing was applied; the next batch must begin with "join"
+--          {"rejoin", now ms, "unknown" | "behind" | "silent" | "gathering"}: nothing was applied; the next batch must begin with "join"
 -- A batch that was applied before changes nothing and returns what it returned then.
 
 local function rejoin(reason)
@@ -25,8 +25,7 @@ end
 local function reply(more)
   local epoch = replicas.mine and replicas.mine.epoch or 0
   return {
-    "ok", now, epoch, pool.revision, tree.root().waiting, call("ZCARD", P .. ":leases"),
-    replicas.gathering() and 1 or 0, room.hold(), more and 1 or 0, out.refusals, out.grants, shares_told(), out.queued,
+    "ok", now, epoch, pool.revision, tree.root().waiting, replicas.here(), replicas.gathering() and 1 or 0, room.hold(), more and 1 or 0, out.refusals, out.grants, shares_told(), out.queued,
   }
 end
 
@@ -53,6 +52,22 @@ local function finish(request)
   return answer
 end
 
+-- Why the batch cannot be applied, or nil.
+local function must_join(request, joins)
+  local mine = replicas.mine
+  if joins then
+    return mine and request.batch < mine.batch and "behind" or nil
+  elseif not pool or not mine then
+    return "unknown"
+  elseif mine.batch ~= request.batch - 1 then
+    return "behind"
+  elseif replicas.was_silent() and call("ZCARD", P .. ":leases") > 1 then
+    return "silent"
+  elseif replicas.gathering() and not pool.present[request.replica] then
+    return "gathering"
+  end
+end
+
 local function apply(request)
   tree.recalls = false
   local joins = request.ops[1] and request.ops[1][1] == "join"
@@ -60,17 +75,19 @@ local function apply(request)
   if replicas.mine and replicas.mine.batch == request.batch then
     return replicas.answer(request.replica)
   end
-  if joins then
-    pool = pool or configuration.new_pool()
-  elseif not pool or not replicas.mine then
-    return rejoin("unknown")
-  elseif replicas.mine.batch ~= request.batch - 1 then
-    return rejoin("behind")
-  else
+  local reason = must_join(request, joins)
+  if reason then
+    return rejoin(reason)
+  end
+  replicas.lost = request.acked > 0 and (not pool or (replicas.mine ~= nil and replicas.mine.batch < request.acked))
+  pool = pool or configuration.new_pool()
+  if replicas.mine and replicas.was_silent() then
+    replicas.gather(call("ZCARD", P .. ":leases"))
+  end
+  if not joins then
     replicas.renew(request.replica)
   end
-  replicas.lost = replicas.mine ~= nil and replicas.mine.batch < request.acked
-  pool.calls = pool.calls + 1
+  pool.calls, pool.last_call = pool.calls + 1, now
   run_all(request)
   replicas.is_present(request.replica)
   replicas.reap(request.replica)

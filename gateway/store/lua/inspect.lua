@@ -53,6 +53,7 @@ function entry.inspect(keys)
     digest = pool.digest, workers = workers(), shares = {},
   }
   local paths = call("HSCAN", P .. ":shares", 0, "COUNT", MOST)[2]
+  paths[#paths + 1] = ""
   for i = 1, #paths, 2 do
     local share = store.share(paths[i])
     found.shares[paths[i]] = shown(share)

@@ -4,7 +4,8 @@
 --         "running": [{"id", "tenant", "n_in", "cached", "max", "produced", "predicted", "worker", "number", "seq",
 --                      "avoid": [...], "weights": [...], "charged": [...]}]        levels bottom up, charges in thousandths
 --         "waiting": [{"id", "tenant", "n_in", "max", "seq", "avoid": [...]}],       seq -1: it has never been here
---         "book": {path: total charged, thousandths},
+--         "book": {path: total charged, thousandths}, "joined": whether a join of this replica was ever applied,
+--         "alone": {path: counter} of members that were lifted while the replica was alone,
 --         "known": {"seq": n, "number": n, "shares": {path: [lifted, counter, floor, call]}}}   from replies; seq and
 --                   number are beyond those it has heard of
 -- O(tickets and paths of the replica). Said twice it changes nothing.
@@ -20,11 +21,15 @@ local function remove(ticket)
   store.drop_ticket(ticket)
 end
 
-local function remove_all(replica)
-  local waited = {}
+-- Returns the members that wait because of tickets which wait on.
+local function remove_all(replica, waiting)
+  local waited, waits_on = {}, {}
+  for _, said in ipairs(waiting) do
+    waits_on[said.id] = true
+  end
   for _, id in ipairs(call("SMEMBERS", P .. ":of:" .. replica)) do
     local ticket = store.ticket(id)
-    if ticket and ticket.state == "waiting" then
+    if ticket and ticket.state == "waiting" and waits_on[id] then
       for _, share in ipairs(tree.up(ticket.tenant)) do
         waited[share.path] = true
       end
@@ -58,15 +63,26 @@ local function leads(share)
   end
 end
 
--- The counter of a member in a store that forgot: the `lifted` that was last heard of by anyone, plus all books. One
--- that was made for a ticket before anyone told of it stands at the lift target (`guess`), and does not fall.
+-- Nobody waits, and a replica comes back that served: who left last is the member with the most.
+local function overtakes(share)
+  local group = store.share(share.group)
+  local last = group.ended >= 0 and store.share(group.ended_path)
+  if group.waiting == 0 and (not last or last.counter < share.counter) then
+    group.ended, group.ended_path = math.max(group.ended, 0), share.path
+    store.touch(group)
+  end
+end
+
+-- The counter of a member in a store that forgot, as it was last heard of by anyone: `lifted` plus all books, or what
+-- it was, if replicas that charged it are gone. One that was made for a ticket before anyone told of it stands at the
+-- lift target (`guess`), and does not fall.
 local function recall(share, known)
   local booked = store.booked(share.path)
   if not share.recalled or known[4] > share.at then
-    share.recalled, share.at = known[1], known[4]
+    share.recalled, share.told, share.at = known[1], known[2], known[4]
     share.floor = share.floor and math.max(share.floor, known[3])
   end
-  local counter = math.max(share.guess or -math.huge, share.recalled + booked)
+  local counter = math.max(share.guess or -math.huge, share.told or -math.huge, share.recalled + booked)
   tree.move(share, counter - share.counter)
   share.lifted = counter - booked
   leads(share)
@@ -83,20 +99,24 @@ local function remembered(path, known)
   return share
 end
 
--- What the store has heard of the replica's book.
-local function heard_of(replica)
-  local heard, any = {}, false
+-- What the store has heard of the replica's book; nil when it knows neither the replica nor its book.
+local function heard_of(replica, was_here)
+  local heard = was_here and {} or nil
   local book = call("HGETALL", P .. ":book:" .. replica)
   for i = 1, #book, 2 do
-    heard[book[i]], any = tonumber(book[i + 1]), true
+    heard = heard or {}
+    heard[book[i]] = tonumber(book[i + 1])
   end
-  return heard, any
+  call("HDEL", P .. ":book:" .. replica, "") -- see reap.lua
+  return heard
 end
 
--- Charge the difference between what the replica says it has charged and what the store has heard. A replica that the
--- store has never heard of, and that comes when all others remember enough, is believed but not charged for.
-local function settle_book(replica, state, recalls)
-  local heard, any = heard_of(replica)
+-- Charge the difference between what the replica says it has charged and what the store has heard. A replica whose
+-- book the store lost, and that comes when all others have told what they remember, is believed but not charged for.
+local function settle_book(replica, state, recalls, was_here)
+  local heard = heard_of(replica, was_here) or (not state.joined and {})
+  local charges = heard and true
+  heard = heard or {}
   local told = {}
   for path in pairs(state.book) do
     told[path] = true
@@ -105,8 +125,9 @@ local function settle_book(replica, state, recalls)
     told[path] = true
   end
   for path in pairs(recalls and state.known.shares or {}) do
-    told[path] = path ~= "" or nil
+    told[path] = true
   end
+  told[""] = nil
   local paths = by_depth(told)
   for _, path in ipairs(paths) do
     local rise = (state.book[path] or 0) - (heard[path] or 0)
@@ -117,10 +138,11 @@ local function settle_book(replica, state, recalls)
       local share = remembered(path, known)
       store.book(replica, path, rise)
       recall(share, known)
-    elseif any and rise ~= 0 then
+    elseif charges and rise ~= 0 then
       local share = tree.ensure(path)
       store.book(replica, path, rise)
       tree.move(share, rise)
+      overtakes(share)
     elseif rise ~= 0 then
       local share = store.share(path)
       store.book(replica, path, rise)
@@ -129,6 +151,25 @@ local function settle_book(replica, state, recalls)
         store.touch(share)
       end
     end
+  end
+  return paths
+end
+
+-- Members that were lifted while the replica was alone do not fall back.
+local function keep_lifts(counters)
+  local paths = {}
+  for path in pairs(counters) do
+    paths[path] = settings.policy.tree or path:sub(-1) ~= "/" or nil
+  end
+  for _, path in ipairs(by_depth(paths)) do
+    local share = tree.ensure(path)
+    local rise = counters[path] - share.counter
+    if rise > 0 then
+      share.lifted, share.at = share.lifted + rise, pool.calls
+      tree.move(share, rise)
+      overtakes(share)
+    end
+    paths[path] = true
   end
   return paths
 end
@@ -222,10 +263,10 @@ end
 -- Returns whether counters are to be recalled from what replicas remember.
 local function begin(replica, state)
   take_settings(state.settings)
-  local recalls = forgot(state) or replicas.gathering()
-  if recalls and not replicas.gathering() then
+  if forgot(state) and not replicas.gathering() then
     replicas.gather(state.peers)
   end
+  local recalls = forgot(state) or replicas.gathering()
   pool.seq = math.max(pool.seq, state.known.seq)
   pool.number = math.max(pool.number, state.known.number)
   for _, known in pairs(recalls and state.known.shares or {}) do
@@ -248,12 +289,14 @@ end
 
 function op.join(replica, state)
   local recalls = begin(replica, state)
+  local was_here = replicas.mine ~= nil
   arrive(replica)
-  local waited = remove_all(replica)
+  local waited = remove_all(replica, state.waiting)
   if recalls then
     recall_floor(state.known.shares)
   end
-  local paths = settle_book(replica, state, recalls)
+  local paths = settle_book(replica, state, recalls, was_here)
+  local lifted = keep_lifts(state.alone or {})
   for _, said in ipairs(state.running) do
     put_running(replica, said)
   end
@@ -262,6 +305,7 @@ function op.join(replica, state)
   end
   if not recalls then
     rest(paths)
+    rest(by_depth(lifted))
   elseif not replicas.gathering() then
     tree.settle_down()
   end

@@ -13,7 +13,8 @@ local function head()
   repeat
     share = tree.least(share)
   until not share or not tree.is_group(share)
-  return share and store.ticket(call("ZRANGE", P .. ":queue:" .. share.path, 0, 0)[1]) or nil
+  local id = share and call("ZRANGE", P .. ":queue:" .. share.path, 0, 0)[1]
+  return id and store.ticket(id) or nil
 end
 
 local function tell(caller, ticket, grant)

@@ -69,6 +69,7 @@ function replicas.reap(caller)
   for _, id in ipairs(call("ZRANGEBYSCORE", P .. ":leases", "-inf", now)) do
     if id ~= caller then
       forget(id)
+      call("HSET", P .. ":book:" .. id, "", 0) -- there was one, though perhaps an empty one
       call("PEXPIRE", P .. ":book:" .. id, KEEP)
     end
   end
@@ -90,11 +91,23 @@ function replicas.gather(expected)
 end
 
 function replicas.gathering()
-  return pool.gather_until > 0
+  return pool.gather_until > now
 end
 
+-- How many replicas there are, as far as can be known.
+function replicas.here()
+  local here = call("ZCARD", P .. ":leases")
+  return replicas.gathering() and math.max(here, pool.expected) or here
+end
+
+-- Nobody called for longer than a lease: who is back first must not take the others for dead.
+function replicas.was_silent()
+  return pool.last_call ~= nil and now - pool.last_call > settings.lease_ms
+end
+
+-- A replica has joined, or called after it had.
 function replicas.is_present(id)
-  if not replicas.gathering() then
+  if pool.gather_until == 0 then
     return
   end
   pool.present[id] = true

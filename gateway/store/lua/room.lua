@@ -97,11 +97,23 @@ function room.grow(ticket, tokens)
   end
 end
 
+local function drop(removed)
+  for i, worker in ipairs(pool.workers) do
+    if worker == removed then
+      table.remove(pool.workers, i)
+      return
+    end
+  end
+end
+
 function room.release(ticket)
   local worker = room.worker(ticket.worker)
   if worker then
     worker.running = worker.running - 1
     worker.reserved = worker.reserved - ticket.reserved
+    if worker.removed and worker.running == 0 then
+      drop(worker)
+    end
   end
   ticket.reserved = 0
 end
@@ -147,7 +159,7 @@ end
 -- report  {"healthy": bool, "ttl_ms": n} | {"slots": n, "tokens": n} | {"overflowed": true} | {"waiting": n}
 function room.report(id, report)
   local worker = room.worker(id)
-  if not worker then
+  if not worker or worker.removed then
     return
   end
   if report.healthy ~= nil then

@@ -43,7 +43,7 @@ local function set_workers(named)
     end
   end
   for _, worker in ipairs(workers) do
-    worker.named = nil
+    worker.removed, worker.named = not worker.named or nil, nil
   end
   pool.workers = workers
 end
@@ -58,6 +58,7 @@ end
 -- With another shape of the tree nothing that waits or runs is in its place: the pool forgets, and gathers anew from
 -- what its replicas tell.
 local function forget_all()
+  local here = call("ZCARD", P .. ":leases")
   for _, path in ipairs(call("HKEYS", P .. ":shares")) do
     call("DEL", P .. ":order:" .. path, P .. ":queue:" .. path, P .. ":running:" .. path, P .. ":rest:" .. path)
   end
@@ -65,14 +66,17 @@ local function forget_all()
     call("DEL", P .. ":of:" .. id, P .. ":book:" .. id, P .. ":grants:" .. id)
   end
   call("DEL", P .. ":tickets", P .. ":shares", P .. ":leases", P .. ":replicas", P .. ":answers")
-  local workers = pool.workers
-  for _, worker in ipairs(workers) do
+  for _, worker in ipairs(pool.workers) do
     worker.running, worker.reserved = 0, 0
   end
-  pool = configuration.new_pool()
-  pool.workers = workers
+  local fresh = configuration.new_pool()
+  for _, name in ipairs({ "workers", "seq", "number", "epochs", "calls", "last_call" }) do
+    fresh[name] = pool[name]
+  end
+  pool = fresh
   store.begin()
-  replicas.mine, replicas.lost = nil, false
+  replicas.gather(here + (replicas.mine and 0 or 1))
+  replicas.mine = nil
 end
 
 function configuration.adopt(text, given)

@@ -114,8 +114,14 @@ local function out_of_order(share)
 end
 
 -- The member whose turn it is, or nil.
+-- (A place whose member is missing, as after a key was lost, must not block the rest.)
 function tree.least(group)
-  local place = call("ZRANGE", P .. ":order:" .. group.path, 0, 0)[1]
+  local key = P .. ":order:" .. group.path
+  local place = call("ZRANGE", key, 0, 0)[1]
+  while place and not store.share(place:sub(18)) do
+    call("ZREM", key, place)
+    place = call("ZRANGE", key, 0, 0)[1]
+  end
   return place and store.share(place:sub(18)) or nil
 end
 
@@ -221,7 +227,7 @@ function tree.settle_down()
   for i = #paths, 1, -1 do
     local share = store.share(paths[i])
     if share and share.path ~= "" then
-      share.guess, share.recalled = nil, nil
+      share.guess, share.recalled, share.told = nil, nil, nil
       store.touch(share)
       tree.rest(share)
     end

@@ -275,6 +275,7 @@ class Twin:
                 for t in self.live(replica, State.WAITING)
             ],
             "book": mine.book.totals(),
+            "joined": True,
             "known": mine.known(),
         }
 
