@@ -181,7 +181,8 @@ class SharedPool:
         self.workers.set_size(worker, slots, kv_tokens)
         if self._alone is not None:
             self._alone.set_size(worker, part_of(slots, self._known.peers), kv_tokens)
-        self.link.tell(self.workers.size_of(worker))
+        for op in self.workers.sizes_of(worker):
+            self.link.tell(op)
 
     def engine_waiting(self, worker: str, waiting: int) -> None:
         if self._alone is not None:

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, cast
 
 import pytest
+
+from gateway.app import build
+from gateway.config import parse_config
+from gateway.store.pool import Mode, SharedPool
 
 from ..conftest import until
 from ..engine import Engine, Script
@@ -121,3 +128,39 @@ async def test_an_idle_fleet_only_beats(make_fleet: MakeFleet) -> None:
     probes = fleet.engine.probes
     await until(lambda: fleet.engine.probes >= probes + 40)
     assert calls() == before
+
+
+def known_rooms(fleet: Fleet) -> list[tuple[Any, ...]]:
+    return [(w["id"], w["slots"], w["tokens"], w["healthy"]) for w in fleet.look()["workers"]]
+
+
+@asynccontextmanager
+async def joined_without_probes(config: dict[str, Any]) -> AsyncIterator[SharedPool]:
+    """A gateway that shares the queue and has not looked at the workers yet."""
+    gateway = build(parse_config(config))
+    gateway.probers.clear()
+    await gateway.start()
+    try:
+        pool = cast(SharedPool, gateway.pools["main"])
+        await until(lambda: pool.mode is Mode.SHARED)
+        yield pool
+    finally:
+        await gateway.close()
+
+
+async def test_who_joins_says_nothing_of_workers_it_has_not_seen(make_fleet: MakeFleet) -> None:
+    """A worker that others found well, and larger than the file assumes, stays so; what the newcomer finds counts."""
+    engine = Engine()
+    engine.metrics = 'vllm:cache_config_info{block_size="16",num_gpu_blocks="4000",max_num_seqs="3"} 1.0\n'
+    fleet = await make_fleet(engine, worker={"slots": None, "kv_tokens": None}, gateways=1, health={"interval_s": 60.0})
+    await until(lambda: known_rooms(fleet) == [(engine.url, 3, 64_000, True)])
+    async with joined_without_probes(fleet.config) as newcomer:
+        assert known_rooms(fleet) == [(engine.url, 3, 64_000, True)]
+        assert not newcomer.healthy()
+        newcomer.set_size(engine.url, 32, 32_768)  # its engine told it nothing: this is what a file without sizes means
+        newcomer.set_health(engine.url, True)
+        await until(lambda: newcomer.link._acked == newcomer.link._batch and not newcomer.link._ops)
+        assert known_rooms(fleet) == [(engine.url, 3, 64_000, True)]
+        newcomer.set_health(engine.url, False)
+        newcomer.set_size(engine.url, 5, 32_768)
+        await until(lambda: known_rooms(fleet) == [(engine.url, 5, 64_000, False)])

@@ -15,7 +15,7 @@ from gateway.store.settings import read_settings, settings_of
 from ..conftest import tenant, until
 from ..engine import Engine
 from .conftest import TENANTS, MakeFleet, answers
-from .test_replicas import queued, served
+from .test_replicas import joined_without_probes, known_rooms, queued, served
 
 
 def weighing(a: float, b: float) -> list[dict[str, Any]]:
@@ -111,6 +111,16 @@ async def test_a_worker_that_only_the_new_file_names(make_fleet: MakeFleet) -> N
         for member in fleet.members:
             await member.gateway.close()
         await extra.stop()
+
+
+async def test_an_old_file_does_not_resize_workers(make_fleet: MakeFleet) -> None:
+    fleet = await make_fleet(worker={"slots": 8, "kv_tokens": 8000}, gateways=1, revision=2)
+    config = {**fleet.config, "revision": 1}
+    worker = {"url": fleet.engine.url, "slots": 64, "kv_tokens": 64_000}
+    config["pools"] = {"main": {**config["pools"]["main"], "workers": [worker]}}
+    async with joined_without_probes(config) as older:
+        await until(lambda: older.revision == 2)
+        assert known_rooms(fleet) == [(fleet.engine.url, 8, 8000, True)]
 
 
 BASE: dict[str, Any] = {"tenants": TENANTS, "store": {"url": "redis://x"}}
