@@ -48,10 +48,11 @@ class StoreClient:
         value = await self._try(self._client.get(key), within)
         return None if value is None else str(value)
 
-    async def answers(self, key: str, *, within: float) -> bool:
-        """Does the server that holds `key` answer?"""
+    async def takes_writes(self, key: str, *, within: float) -> bool:
+        """Does the server of `key` take a write? It may answer and yet refuse: read-only after a fail-over, without
+        memory, unable to persist. The key is gone after a second."""
         try:
-            await self._try(self._client.exists(key), within)
+            await self._try(self._client.set(key, "", px=1000), within)
         except StoreError:
             return False
         return True

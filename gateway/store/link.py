@@ -14,6 +14,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable
+from math import inf
 from typing import Any, Protocol
 
 from gateway.config import StoreConfig
@@ -90,6 +91,8 @@ class Link:
         self._leaving = False
         self._unseen = False  # something ran since the pool was last inspected
         self._inspected = 0.0
+        self._began = inf  # when the epoch did
+        self._pause = 0.0  # before the store is tried again
         self._task: asyncio.Task[None] | None = None
         self._reader: asyncio.Task[None] | None = None
 
@@ -144,50 +147,54 @@ class Link:
                 timer.cancel()
 
     async def _run(self) -> None:
-        reachable = True
         while not self._leaving:
             try:
-                if not reachable:
-                    await self._until_it_answers()
-                reachable = await self._join() and await self._stay()
+                if self._lost:
+                    await self._until_it_takes_writes()
+                if await self._join():
+                    await self._stay()
             except Exception:
                 logger.exception("the link to the store failed; the fault is the gateway's own")
                 self._lose("internal error")
-                reachable = False
 
-    async def _until_it_answers(self) -> None:
-        pause = FIRST_PAUSE
-        while not await self._client.answers(self._key, within=self._config.timeout_s):
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, self._config.heartbeat_s)
+    async def _until_it_takes_writes(self) -> None:
+        """Tries less and less often, also while a store takes writes and epochs end at once all the same."""
+        if self._clock() - self._began >= self._config.lease_s:
+            self._pause = 0.0
+        while True:
+            await asyncio.sleep(self._pause)
+            self._pause = min(max(FIRST_PAUSE, 2 * self._pause), self._config.heartbeat_s)
+            if await self._client.takes_writes(f"{self._key}:probe", within=self._config.timeout_s):
+                return
 
     async def _join(self) -> bool:
         """Begin a new epoch. False: the store was lost over it."""
         self._stop_reading()
+        again = 0.0 if self._lost else self._config.timeout_s  # a store that was lost is left alone for a while instead
         self._must_join = self._lost = False
         self._drop_untold()
-        self._seen = ""
-        reply = await self._exchange(self._replica.joining())
+        self._seen, self._began = "", inf
+        reply = await self._exchange(self._replica.joining(), again=again)
         if reply is None:
             return False
         self.joins += 1
+        self._began = self._clock()
         self._reader = asyncio.create_task(self._read_grants())
-        return await self._learn(always=True)
+        return await self._learn()
 
-    async def _stay(self) -> bool:
-        """Tell what comes up. Returns whether to join anew at once; otherwise the store was lost, or left."""
+    async def _stay(self) -> None:
+        """Tell what comes up, until the replica must join anew, the store is lost, or left."""
         while not self._must_join:
             await self._wait()
             leaving = self._leaving
             ops = self._take()
             reply = await self._exchange([*ops, ["leave"]] if leaving else ops)
             if reply is None or leaving:
-                return self._must_join
+                return
             if reply.revision > self._replica.revision and not await self._learn():
-                return False
+                return
             if not await self._inspect():
-                return False
-        return True
+                return
 
     async def _wait(self) -> None:
         try:
@@ -222,13 +229,14 @@ class Link:
 
     # -- calls ---------------------------------------------------------------------------------------------------
 
-    async def _exchange(self, ops: list[Op]) -> Reply | None:
-        """Have a batch applied. None: the replica must join, now (`_must_join`) or when the store is back."""
+    async def _exchange(self, ops: list[Op], *, again: float | None = None) -> Reply | None:
+        """Have a batch applied. None: the replica must join, now or, `_lost`, when the store is back. For `again`
+        seconds a call that fails is repeated, by default for as long as an answer may take."""
         self._batch += 1
         call = {"replica": self.name, "batch": self._batch, "acked": self._acked, "seen": self._seen, "ops": ops}
         sent = self._clock()
         try:
-            raw = await self._call("apply", json.dumps(call), until=sent + self._config.timeout_s)
+            raw = await self._call(json.dumps(call), self._config.timeout_s, again)
         except StoreError as error:
             self._lose(str(error))
             return None
@@ -242,14 +250,16 @@ class Link:
         self._come_back(reply)
         return reply
 
-    async def _call(self, entry: str, *arguments: str, until: float) -> Any:
+    async def _call(self, call: str, within: float, again: float | None) -> Any:
         """The same call again, until it is answered or time is up. Raises StoreError."""
+        until = self._clock() + within
+        last = until if again is None else self._clock() + again
         while True:
-            left = until - self._clock()
+            left = max(0.001, until - self._clock())
             try:
-                return await self._client.call(machine(), entry, self._key, *arguments, within=max(0.001, left))
+                return await self._client.call(machine(), "apply", self._key, call, within=left)
             except StoreError:
-                if self._clock() + RETRY_PAUSE >= until:
+                if self._clock() + RETRY_PAUSE >= last:
                     raise
             await asyncio.sleep(RETRY_PAUSE)
 
@@ -261,7 +271,7 @@ class Link:
         loop = asyncio.get_running_loop()
         self._hold = loop.call_later(reply.hold_s + 0.001, self._due.set) if reply.hold_s else None
 
-    async def _learn(self, *, always: bool = False) -> bool:
+    async def _learn(self) -> bool:
         """Read the configuration in force. False: the store was lost over it."""
         try:
             text = await self._client.get(f"{self._key}:configuration", within=self._config.timeout_s)

@@ -6,8 +6,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from math import inf
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -223,6 +225,94 @@ async def test_a_gateway_starts_without_its_store(make_fleet: MakeFleet, server:
     await asyncio.to_thread(server.start)
     await until(fleet.shared)
     assert await answers([fleet[0].post("a"), fleet[1].post("b")]) == [200, 200]
+    await fleet.settled()
+
+
+def watch_joins(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, dict[str, Any]]]:
+    """When the first gateway tried to join, and what it said."""
+    pool, seen = fleet[0].pool, []
+    joining, clock = pool.joining, asyncio.get_running_loop().time
+
+    def watched() -> list[list[Any]]:
+        ops = joining()
+        seen.append((clock(), ops[0][1]))
+        return ops
+
+    monkeypatch.setattr(pool, "joining", watched)
+    return seen
+
+
+def watch_probes(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """What the first gateway found when it looked whether the store takes writes."""
+    client = fleet[0].gateway.store
+    assert client is not None
+    takes_writes, found = client.takes_writes, []
+
+    async def watched(key: str, *, within: float) -> bool:
+        found.append(await takes_writes(key, within=within))
+        return found[-1]
+
+    monkeypatch.setattr(client, "takes_writes", watched)
+    return found
+
+
+REFUSE_WRITES = {
+    "no memory": (("CONFIG SET", "maxmemory", 1), ("CONFIG SET", "maxmemory", 0)),
+    "read-only": (("REPLICAOF", "127.0.0.1", 1), ("REPLICAOF", "NO", "ONE")),
+    "too few replicas": (("CONFIG SET", "min-replicas-to-write", 1), ("CONFIG SET", "min-replicas-to-write", 0)),
+}
+
+
+@pytest.mark.parametrize("mode", ["local", "closed"])
+@pytest.mark.parametrize("trouble", REFUSE_WRITES)
+async def test_a_store_that_refuses_writes_is_lost_until_it_takes_them(
+    make_fleet: MakeFleet, server: StoreServer, monkeypatch: pytest.MonkeyPatch, trouble: str, mode: str
+) -> None:
+    """It answers reads all the while. Meanwhile no request waits for a join that cannot succeed."""
+    fleet = await make_fleet(gateways=1, store={"on_store_loss": mode})
+    refuse, recover = REFUSE_WRITES[trouble]
+    joins, probes = watch_joins(fleet, monkeypatch), watch_probes(fleet, monkeypatch)
+    server.command(*refuse)
+    await until(lambda: fleet[0].pool.mode is Mode.LOST)
+    while len(probes) < 5:
+        assert await answers([fleet[0].post("a")]) == [200 if mode == "local" else 503]
+    assert fleet[0].pool.mode is Mode.LOST
+    assert not joins
+    assert not any(probes)
+    server.command(*recover)
+    await until(fleet.shared)
+    assert len(joins) == 1
+    assert await answers([fleet[0].post("a")]) == [200]
+    await fleet.settled()
+
+
+async def test_joins_that_fail_become_rare(
+    make_fleet: MakeFleet, server: StoreServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that takes writes and yet runs no function."""
+    fleet = await make_fleet(gateways=1, store={"heartbeat_s": 0.4})
+    joins = watch_joins(fleet, monkeypatch)
+    server.command("ACL SETUSER", "default", "-fcall")
+    await until(lambda: len(joins) == 6)
+    gaps = [later - earlier for (earlier, _), (later, _) in pairwise(joins)]
+    assert all(gap >= least for gap, least in zip(gaps, (0.05, 0.1, 0.2, 0.4, 0.4), strict=True))
+    server.command("ACL SETUSER", "default", "+fcall")
+    await until(fleet.shared)
+    await fleet.settled()
+
+
+async def test_an_error_of_the_gateway_itself_is_not_repeated_without_end(
+    make_fleet: MakeFleet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet = await make_fleet(gateways=1, store={"heartbeat_s": 0.4})
+    joins = watch_joins(fleet, monkeypatch)
+    with monkeypatch.context() as patched:
+        patched.setattr(fleet[0].pool, "applied", lambda reply, ops: 1 // 0)
+        await until(lambda: len(joins) == 4)
+    gaps = [later - earlier for (earlier, _), (later, _) in pairwise(joins)]
+    assert all(gap >= least for gap, least in zip(gaps, (0.05, 0.1, 0.2), strict=True))
+    assert "the fault is the gateway's own" in caplog.text
+    await until(fleet.shared)
     await fleet.settled()
 
 
