@@ -10,7 +10,10 @@ from typer.testing import CliRunner
 
 from fairgate import cli
 
-COMMANDS = ("serve", "gateway", "worker", "simulate", "load", "compare", "workloads", "arena", "bench")
+COMMANDS = (
+    *("serve", "gateway", "worker", "simulate", "load", "compare", "workloads", "arena", "bench", "calibrate"),
+    *("cluster", "mock-engine", "replicas", "chaos"),
+)
 
 
 def fairgate(*arguments):

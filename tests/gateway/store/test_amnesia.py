@@ -7,7 +7,7 @@ from typing import Any
 
 import redis
 
-from .twin import WORKERS, Setup, Store
+from .calls import WORKERS, Setup, Store
 
 _names = count()
 ALIVE = {"healthy": True, "ttl_ms": 3_600_000}

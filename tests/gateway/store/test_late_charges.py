@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import redis
 
-from .twin import WORKERS, Setup, Store
+from .calls import WORKERS, Setup, Store
 
 REPLICAS = ["r1", "r2", "r3", "r4"]
 WEIGHTS = {"a": 4.0, "b": 1.0, "c": 1.0}

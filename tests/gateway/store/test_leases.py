@@ -9,7 +9,7 @@ import redis
 
 from fairgate.stores import find_servers
 
-from .twin import WORKERS, Setup, Store
+from .calls import WORKERS, Setup, Store
 
 SERVERS = find_servers()
 _names = count()

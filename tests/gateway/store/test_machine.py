@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from fairgate.stores import find_servers
 from fairness import State
 
-from .twin import REPLICAS, TENANTS, WORKERS, Setup, Twin
+from .calls import REPLICAS, TENANTS, WORKERS, Setup
+from .twin import Twin
 
 SERVERS = find_servers()
 _names = count()
