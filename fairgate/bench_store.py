@@ -121,6 +121,8 @@ def _lap(server: StoreServer, case: StoreCase, seconds: float) -> _Lap:
         served = driver.run(seconds)
         wall, cpu = time.perf_counter() - began, cpu_seconds(server.pid) - cpu
         others = (machine_seconds() - time.process_time() - used - cpu) / wall
+        if not served:
+            raise ProcessError(f"the store served no request in {wall:.1f} s ({case})")
         info = server.command("INFO", "all")
         call_us, p99_us = info["cmdstat_fcall"]["usec_per_call"], info["latency_percentiles_usec_fcall"]["p99"]
         return _Lap(1e6 * cpu / served, served / wall, cpu / wall, call_us, p99_us, _inspect_us(server), others)

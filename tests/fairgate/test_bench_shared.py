@@ -122,9 +122,9 @@ def test_the_driver_serves_whole_requests(server, case):
 
 def test_a_store_is_measured(server):
     case = StoreCase(4, waiting=20, tenants=10)
-    (found,) = measure_store(server, [case], rounds=2, seconds=0.1)
+    (found,) = measure_store(server, [case], rounds=1, seconds=0.3)
     assert found.case is case
-    assert found.capacity == pytest.approx(1e6 / found.us)
+    assert found.rate * found.us == pytest.approx(1e6 * found.busy)
     assert found.call_p99_us > 0 < found.inspect_us
 
 
