@@ -174,6 +174,8 @@ class Desk:
             "waiting": [held.waiting() for held in self.held.waiting()],
             "book": self.book.totals(),
             "known": self.known.told(),
+            "joined": self.link.joins > 0,
+            "alone": self.known.lifted_alone(),
         }
 
 

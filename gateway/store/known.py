@@ -29,6 +29,7 @@ class Known:
         self.number = -1
         self.peers = 1
         self._last = 0
+        self._lifted_alone: set[str] = set()
 
     def heard(self, shares: Iterable[tuple[str, int, int, int, int]]) -> None:
         for path, lifted, counter, floor, at in shares:
@@ -61,12 +62,25 @@ class Known:
         """Alone, the counters came to this: beyond what was charged, they were lifted. `floor` is the root's."""
         for path, counter in counters.items():
             share = self._shares.get(path) or Share(0, 0, 0, 0, 0)
-            lifted = share.lifted + max(0, counter - self.counter(path))
+            lift = counter - self.counter(path)
+            if lift > 0:
+                self._lifted_alone.add(path)
+            lifted = share.lifted + max(0, lift)
             self._shares[path] = Share(lifted, counter, share.floor, self._own(path), self._last)
         root = self._shares.get("") or Share(0, 0, 0, 0, 0)
         self._shares[""] = Share(root.lifted, root.counter, max(root.floor, floor), 0, self._last)
 
+    def joined(self) -> None:
+        """The store has heard all of it."""
+        self._lifted_alone.clear()
+
+    def lifted_alone(self) -> dict[str, int]:
+        """What counters have come to that were lifted alone, since the last join that was applied."""
+        return {path: self.counter(path) for path in sorted(self._lifted_alone)}
+
     def told(self) -> dict[str, Any]:
         """The form that `join` has for it."""
-        shares = {path: [share.lifted, share.counter, share.floor, share.at] for path, share in self._shares.items()}
+        shares = {
+            path: [share.lifted, self.counter(path), share.floor, share.at] for path, share in self._shares.items()
+        }
         return {"shares": shares, "seq": self.seq + 1, "number": self.number + 1}

@@ -239,6 +239,7 @@ class SharedPool:
     def applied(self, reply: Reply, ops: list[Op]) -> None:
         if ops and ops[0][0] == "join":
             self._epoch = reply.epoch
+            self._known.joined()
             self._enter(Mode.SHARED, "shares the queue with all replicas")
         self._known.peers = max(1, reply.replicas)
         self._waiting = reply.waiting

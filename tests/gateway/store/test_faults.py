@@ -316,6 +316,42 @@ async def test_an_error_of_the_gateway_itself_is_not_repeated_without_end(
     await fleet.settled()
 
 
+async def test_the_way_back_tells_of_lifts_and_of_all_charges(
+    make_fleet: MakeFleet, server: StoreServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """a has been served; alone, a is served again and b, who is new, is lifted to it. The store hears of b's counter
+    once, of what a came to, and whether this gateway has ever been there."""
+    server.kill()
+    fleet = await make_fleet(Engine(), gateways=1, wait=False)
+    joins = watch_joins(fleet, monkeypatch)
+    await until(lambda: fleet[0].pool.mode is Mode.LOST and fleet[0].pool.healthy())
+    await asyncio.to_thread(server.start)
+    await until(fleet.shared)
+    assert (joins[-1][1]["joined"], joins[-1][1]["alone"]) == (False, {})
+    assert await answers([fleet[0].post("a")]) == [200]
+    await fleet.settled()
+    served_once = fleet[0].pool.book.total("a")
+    server.pause()
+    await until(lambda: fleet[0].pool.mode is Mode.LOST)
+    fleet.engine.scripts.append(Script(hold_before=0))
+    calls = [fleet[0].post("a"), fleet[0].post("a")]
+    await until(lambda: fleet.running() == fleet.waiting() == 1)
+    calls.append(fleet[0].post("b"))
+    await until(lambda: fleet.waiting() == 2)
+    fleet.engine.go.set()
+    assert await answers(calls) == [200] * 3
+    server.resume()
+    await until(fleet.shared)
+    told = joins[-1][1]
+    assert told["joined"]
+    assert list(told["alone"]) == ["b"]
+    assert told["alone"]["b"] > told["book"]["b"] + served_once
+    assert told["known"]["shares"]["a"][1] == told["book"]["a"] == 3 * served_once
+    fleet[0].pool.link.join_anew()
+    await until(lambda: joins[-1][1]["alone"] == {} and fleet.shared())
+    await fleet.settled()
+
+
 async def test_a_fail_over_to_a_replica_that_lags(
     make_fleet: MakeFleet, server: StoreServer, binary: Path, tmp_path: Path
 ) -> None:
