@@ -55,6 +55,10 @@ class Replica(Protocol):
     @property
     def revision(self) -> int: ...
 
+    @property
+    def lease_s(self) -> float:
+        """How long a lease lasts under the configuration in force."""
+
 
 class Link:
     """`key` is the prefix of the pool's keys, `name` the replica's id. `clock` in seconds, the event loop's."""
@@ -70,7 +74,6 @@ class Link:
         clock: Callable[[], float],
     ) -> None:
         self.name = name
-        self.lease_until = 0.0
         self.joins = 0  # epochs of this replica
         self._replica = replica
         self._client = client
@@ -78,6 +81,7 @@ class Link:
         self._key = key
         self._clock = clock
         self._batch = 0
+        self._renewed: float | None = None  # when the call was sent that last renewed the lease
         self._acked = 0  # the last batch that was answered
         self._ops: list[Op] = []
         self._charges: dict[str, Op] = {}
@@ -95,6 +99,15 @@ class Link:
         self._pause = 0.0  # before the store is tried again
         self._task: asyncio.Task[None] | None = None
         self._reader: asyncio.Task[None] | None = None
+
+    @property
+    def lease_until(self) -> float:
+        """0 while there is no lease."""
+        return 0.0 if self._renewed is None else self._renewed + self._lease()
+
+    def _lease(self) -> float:
+        """Not longer than the store's, whichever configuration that has."""
+        return min(self._config.lease_s, self._replica.lease_s)
 
     # -- what is to be told --------------------------------------------------------------------------------------
 
@@ -140,7 +153,7 @@ class Link:
                 await asyncio.wait((self._task,), timeout=2 * self._config.timeout_s)
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        self.lease_until = 0.0
+        self._renewed = None
         self._stop_reading()
         for timer in (self._flush, self._hold):
             if timer is not None:
@@ -159,7 +172,7 @@ class Link:
 
     async def _until_it_takes_writes(self) -> None:
         """Tries less and less often, also while a store takes writes and epochs end at once all the same."""
-        if self._clock() - self._began >= self._config.lease_s:
+        if self._clock() - self._began >= self._lease():
             self._pause = 0.0
         while True:
             await asyncio.sleep(self._pause)
@@ -198,7 +211,7 @@ class Link:
 
     async def _wait(self) -> None:
         try:
-            async with asyncio.timeout(self._config.heartbeat_s):
+            async with asyncio.timeout(min(self._config.heartbeat_s, self._lease() / 3)):
                 await self._due.wait()
         except TimeoutError:
             return
@@ -245,7 +258,7 @@ class Link:
             self._must_join = True
             return None
         self._acked = self._batch
-        self.lease_until = sent + self._config.lease_s
+        self._renewed = sent
         self._replica.applied(reply, ops)
         self._come_back(reply)
         return reply
@@ -300,7 +313,7 @@ class Link:
     # -- the stream of grants --------------------------------------------------------------------------------------
 
     async def _read_grants(self) -> None:
-        stream, block = f"{self._key}:grants:{self.name}", self._config.lease_s
+        stream, block = f"{self._key}:grants:{self.name}", self._lease()
         while True:
             try:
                 entries = await self._client.read(stream, self._seen or "0-0", block=block, within=block + 1)

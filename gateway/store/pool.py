@@ -231,6 +231,10 @@ class SharedPool:
     def revision(self) -> int:
         return self.settings.revision
 
+    @property
+    def lease_s(self) -> float:
+        return self.settings.lease_s
+
     def joining(self) -> list[Op]:
         self.mode = Mode.JOINING
         self._come_back()

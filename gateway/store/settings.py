@@ -31,6 +31,7 @@ class Settings:
     limits: dict[str, Any]
     quotas: dict[str, int]
     predict: str
+    lease_s: float
 
     def predictor(self) -> Predictor:
         return parse_predictor(self.predict)
@@ -59,6 +60,7 @@ def read_settings(text: str) -> Settings:
         limits=data["limits"],
         quotas=data["quotas"],
         predict=_spec_of(data["predict"]),
+        lease_s=data["lease_ms"] / 1000,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -123,6 +124,27 @@ async def test_an_old_file_does_not_resize_workers(make_fleet: MakeFleet) -> Non
         assert known_rooms(fleet) == [(fleet.engine.url, 8, 8000, True)]
 
 
+async def test_the_lease_in_force_is_kept(make_fleet: MakeFleet) -> None:
+    """The first gateway's file allows a lease of 20 s and a heartbeat of 10; revision 2 has leases of 1.5 s."""
+    times = {"lease_s": 20.0, "heartbeat_s": 10.0, "timeout_s": 1.0}
+    fleet = await make_fleet(gateways=1, revision=1, store=times)
+    older, clock = fleet[0].pool, asyncio.get_running_loop().time
+    newer = await make_fleet.join(fleet, {**fleet.config, "revision": 2, "store": {**fleet.config["store"], **SHORT}})
+    await until(lambda: newer.pool.mode is Mode.SHARED)
+    assert await answers([fleet[0].post("a")]) == [200]
+    await until(lambda: older.revision == 2)
+    assert older.link.lease_until <= clock() + SHORT["lease_s"]
+
+    def lease() -> float:
+        return float(fleet.store.command("ZSCORE", "{fairgate:main}:leases", older.link.name))
+
+    first = lease()
+    await until(lambda: lease() > first + 1000 * SHORT["lease_s"])
+    assert older.link.joins == 1
+    await fleet.settled()
+
+
+SHORT = {"lease_s": 1.5, "heartbeat_s": 0.1, "timeout_s": 0.5}
 BASE: dict[str, Any] = {"tenants": TENANTS, "store": {"url": "redis://x"}}
 
 
