@@ -2,8 +2,9 @@
 
 What comes up while a call is on its way goes into the next one, so many operations share a call under load. Tokens
 that were seen may wait `flush_s` for company; everything else is told at once. A batch has a number, and the store
-keeps the last one with its reply, so sending it again does no harm. When no answer comes within `timeout_s` the store
-counts as lost: what was not told is dropped, because the `join` that follows tells everything.
+keeps the last one with its reply, so sending it again does no harm. When no answer comes within `timeout_s` (to
+a `join`, which may carry thousands of tickets: within the lease) the store counts as lost: what was not told is
+dropped, because the `join` that follows tells everything.
 
 Grants for this replica that other replicas' calls brought about come over a stream of its own.
 """
@@ -187,12 +188,12 @@ class Link:
         self._must_join = self._lost = False
         self._drop_untold()
         self._seen, self._began = "", inf
-        reply = await self._exchange(self._replica.joining(), again=again)
+        reply = await self._exchange(self._replica.joining(), within=self._lease(), again=again)
         if reply is None:
             return False
         self.joins += 1
         self._began = self._clock()
-        self._reader = asyncio.create_task(self._read_grants())
+        self._reader = asyncio.create_task(self._read_grants_or_join())
         return await self._learn()
 
     async def _stay(self) -> None:
@@ -200,8 +201,9 @@ class Link:
         while not self._must_join:
             await self._wait()
             leaving = self._leaving
-            ops = self._take()
-            reply = await self._exchange([*ops, ["leave"]] if leaving else ops)
+            ops = [*self._take(), ["leave"]] if leaving else self._take()
+            timeout = self._config.timeout_s
+            reply = await self._exchange(ops, within=timeout, again=timeout)
             if reply is None or leaving:
                 return
             if reply.revision > self._replica.revision and not await self._learn():
@@ -242,14 +244,14 @@ class Link:
 
     # -- calls ---------------------------------------------------------------------------------------------------
 
-    async def _exchange(self, ops: list[Op], *, again: float | None = None) -> Reply | None:
-        """Have a batch applied. None: the replica must join, now or, `_lost`, when the store is back. For `again`
-        seconds a call that fails is repeated, by default for as long as an answer may take."""
+    async def _exchange(self, ops: list[Op], *, within: float, again: float) -> Reply | None:
+        """Have a batch applied, `within` seconds; a call that fails earlier is repeated for `again` seconds. None: the
+        replica must join, now or, `_lost`, when the store is back."""
         self._batch += 1
         call = {"replica": self.name, "batch": self._batch, "acked": self._acked, "seen": self._seen, "ops": ops}
         sent = self._clock()
         try:
-            raw = await self._call(json.dumps(call), self._config.timeout_s, again)
+            raw = await self._call(json.dumps(call), sent + within, sent + again)
         except StoreError as error:
             self._lose(str(error))
             return None
@@ -263,16 +265,14 @@ class Link:
         self._come_back(reply)
         return reply
 
-    async def _call(self, call: str, within: float, again: float | None) -> Any:
+    async def _call(self, call: str, until: float, again_until: float) -> Any:
         """The same call again, until it is answered or time is up. Raises StoreError."""
-        until = self._clock() + within
-        last = until if again is None else self._clock() + again
         while True:
             left = max(0.001, until - self._clock())
             try:
                 return await self._client.call(machine(), "apply", self._key, call, within=left)
             except StoreError:
-                if self._clock() + RETRY_PAUSE >= last:
+                if self._clock() + RETRY_PAUSE >= again_until:
                     raise
             await asyncio.sleep(RETRY_PAUSE)
 
@@ -323,6 +323,15 @@ class Link:
             for entry, fields in entries:
                 self._seen = entry
                 self._replica.heard(read_turn(fields["g"]))
+
+    async def _read_grants_or_join(self) -> None:
+        """What cannot be understood must not leave tickets without their turns."""
+        try:
+            await self._read_grants()
+        except Exception:
+            logger.exception("grants cannot be read; the fault is the gateway's own")
+            await asyncio.sleep(self._config.heartbeat_s)
+            self.join_anew()
 
     def _stop_reading(self) -> None:
         if self._reader is not None:
