@@ -28,6 +28,8 @@ logger = logging.getLogger("gateway")
 Op = list[Any]
 MOST_OPS = 1000
 """Operations in one call, so that none keeps the server busy for long. Reports of tokens come on top."""
+LINGER = 0.002
+"""Seconds that an operation which gives room back may wait for company while nobody waits for room."""
 RETRY_PAUSE = 0.02
 FIRST_PAUSE = 0.05
 
@@ -90,6 +92,8 @@ class Link:
         self._due = asyncio.Event()
         self._flush: asyncio.TimerHandle | None = None
         self._hold: asyncio.TimerHandle | None = None
+        self._linger: asyncio.TimerHandle | None = None
+        self._waiting = 0  # tickets of all replicas, as last heard
         self._seen = ""
         self._must_join = False
         self._lost = False
@@ -119,6 +123,16 @@ class Link:
             self._ops.append(op)
             self._due.set()
 
+    def tell_soon(self, op: Op) -> None:
+        """What gives room back: at once while anybody waits for it, else within `LINGER`, so that it may share a call
+        with what comes next and a request that comes now need not wait for this one's answer."""
+        if self._waiting:
+            self.tell(op)
+        elif not self._lost:
+            self._ops.append(op)
+            if self._linger is None:
+                self._linger = asyncio.get_running_loop().call_later(LINGER, self._due.set)
+
     def mention(self, subject: str, op: Op) -> None:
         """With the next call, whenever that is; ahead of all that is told. The last one of a `subject` counts."""
         if not self._lost:
@@ -146,17 +160,18 @@ class Link:
         self._task = asyncio.create_task(self._run())
 
     async def leave(self) -> None:
-        """Tell what is left to tell and leave the pool, if the store answers soon; then stop."""
+        """Tell what is left to tell and leave the pool, if the store answers soon; then stop. Each of two calls, the
+        one that may be in flight and the last, has `timeout_s`."""
         self._leaving = True
         self._due.set()
         if self._task is not None:
-            if self._reader is not None:
+            if not self._lost:
                 await asyncio.wait((self._task,), timeout=2 * self._config.timeout_s)
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         self._renewed = None
         self._stop_reading()
-        for timer in (self._flush, self._hold):
+        for timer in (self._flush, self._hold, self._linger):
             if timer is not None:
                 timer.cancel()
 
@@ -197,8 +212,9 @@ class Link:
         return await self._learn()
 
     async def _stay(self) -> None:
-        """Tell what comes up, until the replica must join anew, the store is lost, or left."""
-        while not self._must_join:
+        """Tell what comes up, until the replica must join anew, the store is lost, or left. Who leaves need not join,
+        but leave, or the pool would hold its place for a lease."""
+        while self._leaving or not self._must_join:
             await self._wait()
             leaving = self._leaving
             ops = [*self._take(), ["leave"]] if leaving else self._take()
@@ -219,9 +235,10 @@ class Link:
             return
 
     def _take(self) -> list[Op]:
-        if self._flush is not None:
-            self._flush.cancel()
-            self._flush = None
+        for timer in (self._flush, self._linger):
+            if timer is not None:
+                timer.cancel()
+        self._flush = self._linger = None
         ops = [*self._mentions.values(), *self._charges.values(), *self._ops[:MOST_OPS]]
         self._unseen = self._unseen or len(ops) > len(self._mentions)
         self._mentions.clear()
@@ -260,6 +277,7 @@ class Link:
             self._must_join = True
             return None
         self._acked = self._batch
+        self._waiting = reply.waiting
         self._renewed = sent
         self._replica.applied(reply, ops)
         self._come_back(reply)
@@ -302,7 +320,7 @@ class Link:
             return True
         self._unseen, self._inspected = False, now
         try:
-            text = await self._client.call(machine(), "inspect", self._key, within=self._config.timeout_s)
+            text = await self._client.call(machine(), "inspect", self._key, "groups", within=self._config.timeout_s)
         except StoreError as error:
             self._lose(str(error))
             return False

@@ -24,12 +24,16 @@ from .test_replicas import queued, served
 
 
 class Wire:
-    """A TCP proxy in front of a store. `drop_answers` times it lets a call through and closes without its answer."""
+    """A TCP proxy in front of a store. `drop_answers` times it lets a call through and closes without its answer.
+    Answers wait for `go`; `late` of them have come."""
 
     def __init__(self, url: str) -> None:
         self._target = urlsplit(url)
         self.drop_answers = 0
         self.dropped = 0
+        self.go = asyncio.Event()
+        self.go.set()
+        self.late = 0
         self._writers: set[asyncio.StreamWriter] = set()
 
     @asynccontextmanager
@@ -57,10 +61,13 @@ class Wire:
     async def _copy(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, answers: bool) -> None:
         try:
             while data := await source.read(2**16):
-                if answers and self.drop_answers and b"$2\r\nok" in data:
-                    self.drop_answers -= 1
-                    self.dropped += 1
-                    return
+                if answers and b"$2\r\nok" in data:
+                    if self.drop_answers:
+                        self.drop_answers -= 1
+                        self.dropped += 1
+                        return
+                    self.late += not self.go.is_set()
+                    await self.go.wait()
                 sink.write(data)
         except ConnectionError:
             return
@@ -350,6 +357,54 @@ async def test_the_way_back_tells_of_lifts_and_of_all_charges(
     fleet[0].pool.link.join_anew()
     await until(lambda: joins[-1][1]["alone"] == {} and fleet.shared())
     await fleet.settled()
+
+
+async def test_a_join_may_take_longer_than_other_calls(make_fleet: MakeFleet, server: StoreServer) -> None:
+    """Its answer comes after five times `timeout_s`: nobody goes alone, and once was enough."""
+    wire = Wire(server.url)
+    wire.go.clear()
+    clock = asyncio.get_running_loop().time
+    async with wire.listening() as url:
+        fleet = await make_fleet(gateways=1, store={"url": url, "timeout_s": 0.1, "lease_s": 20.0}, wait=False)
+        await until(lambda: wire.late == 1)
+        later = clock() + 0.5
+        await until(lambda: fleet[0].pool.mode is not Mode.JOINING or clock() > later)
+        assert fleet[0].pool.mode is Mode.JOINING
+        wire.go.set()
+        await until(fleet.shared)
+        assert fleet[0].pool.link.joins == 1
+        await fleet[0].gateway.close()
+    assert wire.late == 1, "the join was sent again"
+
+
+async def test_a_reader_of_grants_that_fails_joins_anew(
+    make_fleet: MakeFleet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A grant that cannot be understood is said so in the log; the ticket has its turn all the same."""
+    fleet = await make_fleet(Engine(hold_before=0))
+    calls = await queued(fleet, [(1, "a")])
+    with monkeypatch.context() as patched:
+        patched.setattr("gateway.store.link.read_turn", lambda text: 1 // 0)
+        fleet.engine.go.set()
+        await until(lambda: fleet[1].pool.link.joins == 2)
+    assert await answers(calls) == [200, 200]
+    assert "grants cannot be read" in caplog.text
+    await fleet.settled()
+
+
+async def test_a_gateway_that_ends_while_it_joins_leaves(make_fleet: MakeFleet, server: StoreServer) -> None:
+    """The store has applied its join, and the answer is still on its way when the gateway ends."""
+    wire = Wire(server.url)
+    wire.go.clear()
+    async with wire.listening() as url:
+        fleet = await make_fleet(gateways=1, store={"url": url, "timeout_s": 10.0, "lease_s": 20.0}, wait=False)
+        await until(lambda: wire.late == 1)
+        assert server.command("ZCARD", "{fairgate:main}:leases") == 1
+        ending = asyncio.create_task(fleet[0].gateway.close())
+        await until(lambda: fleet[0].pool.link._leaving)
+        wire.go.set()
+        await ending
+    assert server.command("ZCARD", "{fairgate:main}:leases") == 0
 
 
 async def test_a_fail_over_to_a_replica_that_lags(
