@@ -15,7 +15,8 @@ from gateway.drain_rate import DrainRate
 from gateway.pool import EXPIRED, resolve
 from gateway.store.holdings import Held, Holdings
 from gateway.store.known import Known
-from gateway.store.link import Link, Op
+from gateway.store.link import Link
+from gateway.store.replica import Op
 from gateway.store.reply import Reply, Turn, refusal_of
 
 UNKNOWN_WORKER = Refusal("no_large_worker", "only workers that this gateway's configuration does not name are free")
@@ -87,10 +88,10 @@ class Desk:
         self.link.drop_charge(held.id)
         if how == "undo":
             self.book.undo(ticket)
-            self.link.tell(["undo", held.id])
+            self.link.tell_soon(["undo", held.id])
         else:
             self.book.close(ticket)
-            self.link.tell([how, held.id, ticket.input_tokens, ticket.cached_tokens, ticket.produced])
+            self.link.tell_soon([how, held.id, ticket.input_tokens, ticket.cached_tokens, ticket.produced])
 
     # -- what the store decided --------------------------------------------------------------------------------
 

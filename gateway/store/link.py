@@ -16,51 +16,22 @@ import json
 import logging
 from collections.abc import Callable
 from math import inf
-from typing import Any, Protocol
+from typing import Any
 
 from gateway.config import StoreConfig
 from gateway.store.client import StoreClient, StoreError
-from gateway.store.reply import Reply, Turn, read_reply, read_turn
+from gateway.store.replica import Op, Replica
+from gateway.store.reply import Reply, read_reply, read_turn
 from gateway.store.sources import machine
 
 logger = logging.getLogger("gateway")
 
-Op = list[Any]
 MOST_OPS = 1000
 """Operations in one call, so that none keeps the server busy for long. Reports of tokens come on top."""
 LINGER = 0.002
 """Seconds that an operation which gives room back may wait for company while nobody waits for room."""
 RETRY_PAUSE = 0.02
 FIRST_PAUSE = 0.05
-
-
-class Replica(Protocol):
-    """Whose operations these are."""
-
-    def joining(self) -> list[Op]:
-        """Begin anew: the operations that tell the store everything, `join` first."""
-
-    def applied(self, reply: Reply, ops: list[Op]) -> None:
-        """A batch was applied; with `join` in it a new epoch has begun."""
-
-    def lost(self, reason: str) -> None:
-        """The store does not answer."""
-
-    def heard(self, turn: Turn) -> None:
-        """A turn that came over the stream."""
-
-    def adopt(self, text: str) -> bool:
-        """The configuration in force. Whether the replica must join anew because of it."""
-
-    def inspected(self, view: dict[str, Any]) -> None:
-        """What the pool looks like (inspect.lua)."""
-
-    @property
-    def revision(self) -> int: ...
-
-    @property
-    def lease_s(self) -> float:
-        """How long a lease lasts under the configuration in force."""
 
 
 class Link:

@@ -26,7 +26,8 @@ from gateway.slots import MAY_WAIT
 from gateway.store.alone import PartRoom, limit_alone, net_counters, part_of, pool_alone
 from gateway.store.desk import Desk
 from gateway.store.holdings import Held
-from gateway.store.link import Link, Op
+from gateway.store.link import Link
+from gateway.store.replica import Op
 from gateway.store.reply import Reply, Turn
 from gateway.store.settings import Settings, read_settings
 from gateway.store.view import View, nothing_yet

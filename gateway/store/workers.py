@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fairness import Worker
-from gateway.store.link import Op
+from gateway.store.replica import Op
 from gateway.store.settings import Settings
 from gateway.store.view import View
 
