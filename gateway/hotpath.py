@@ -139,7 +139,9 @@ class HotPath:
         if wait is not None:
             message = f"Tenant {job.tenant.id} is over its limit of {job.tenant.rpm} requests a minute."
             raise RateLimited("rate_limit_exceeded", message, retry_after=wait)
+        asked = self._stopwatch()
         refusal = await job.pool.submit(job.ticket)
+        job.record.queued += self._stopwatch() - asked
         if refusal is not None:
             await self._quotas.give_back(job.tenant, job.ticket.id, self._clock())
             raise refused(refusal, job.pool)

@@ -46,7 +46,7 @@ class View:
         return self.gap > self.bound() + int(self._data["most_running"]) / MILLI
 
     def snapshot(self, held: Iterable[Ticket]) -> Snapshot:
-        """Counters, gap and bound of the whole pool; waiting and running are the tickets `held` by this replica."""
+        """Gap and bound of the whole pool, counters of its groups; waiting and running are the tickets `held` here."""
         own = _count(held)
         shares = self._data["shares"]
         states = {

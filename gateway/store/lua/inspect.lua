@@ -1,6 +1,7 @@
 -- inspect: the state of a pool, for people, metrics and tests. Changes nothing. O(members that are known, 1,000 at most).
 --
 -- keys[1]  "{namespace:pool}"
+-- args[1]  "groups": of the members only the groups; absent: tenants too
 -- returns  JSON, or nil where there is no pool. Counters in thousandths of a service unit / weight.
 
 local MOST = 1000
@@ -40,7 +41,19 @@ local function workers()
   return found
 end
 
-function entry.inspect(keys)
+-- The root, and of the others those whose path is like `pattern`.
+local function shares(pattern)
+  local found = { tree.root() }
+  local records = call("HSCAN", P .. ":shares", 0, "COUNT", MOST, "MATCH", pattern)[2]
+  for i = 1, #records, 2 do
+    if records[i] ~= "" then
+      found[#found + 1] = unpack_record(records[i + 1])
+    end
+  end
+  return found
+end
+
+function entry.inspect(keys, args)
   store.open(keys[1])
   if not pool then
     return nil
@@ -52,11 +65,8 @@ function entry.inspect(keys)
     input_refunded = pool.input_refunded, least_weight = pool.least_weight, revision = pool.revision,
     digest = pool.digest, workers = workers(), shares = {},
   }
-  local paths = call("HSCAN", P .. ":shares", 0, "COUNT", MOST)[2]
-  paths[#paths + 1] = ""
-  for i = 1, #paths, 2 do
-    local share = store.share(paths[i])
-    found.shares[paths[i]] = shown(share)
+  for _, share in ipairs(shares(args[1] == "groups" and "*/" or "*")) do
+    found.shares[share.path] = shown(share)
     if tree.is_group(share) then
       found.gap = math.max(found.gap, gap_of(share))
       found.owed = math.max(found.owed, owed_by(share))
