@@ -6,7 +6,7 @@ keeps the last one with its reply, so sending it again does no harm. When no ans
 a `join`, which may carry thousands of tickets: within the lease) the store counts as lost: what was not told is
 dropped, because the `join` that follows tells everything.
 
-Grants for this replica that other replicas' calls brought about come over a stream of its own.
+Grants for this replica that other replicas' calls brought about come over a stream of its own (grants.py).
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from typing import Any
 
 from gateway.config import StoreConfig
 from gateway.store.client import StoreClient, StoreError
+from gateway.store.grants import GrantReader
 from gateway.store.replica import Op, Replica
-from gateway.store.reply import Reply, read_reply, read_turn
+from gateway.store.reply import Reply, read_reply
 from gateway.store.sources import machine
 
 logger = logging.getLogger("gateway")
@@ -65,7 +66,6 @@ class Link:
         self._hold: asyncio.TimerHandle | None = None
         self._linger: asyncio.TimerHandle | None = None
         self._waiting = 0  # tickets of all replicas, as last heard
-        self._seen = ""
         self._must_join = False
         self._lost = False
         self._leaving = False
@@ -74,7 +74,7 @@ class Link:
         self._began = inf  # when the epoch did
         self._pause = 0.0  # before the store is tried again
         self._task: asyncio.Task[None] | None = None
-        self._reader: asyncio.Task[None] | None = None
+        self.grants = GrantReader(self, replica, client, config, f"{key}:grants:{name}")
 
     @property
     def lease_until(self) -> float:
@@ -141,7 +141,7 @@ class Link:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         self._renewed = None
-        self._stop_reading()
+        self.grants.stop()
         for timer in (self._flush, self._hold, self._linger):
             if timer is not None:
                 timer.cancel()
@@ -169,17 +169,17 @@ class Link:
 
     async def _join(self) -> bool:
         """Begin a new epoch. False: the store was lost over it."""
-        self._stop_reading()
+        self.grants.stop()
         again = 0.0 if self._lost else self._config.timeout_s  # a store that was lost is left alone for a while instead
         self._must_join = self._lost = False
         self._drop_untold()
-        self._seen, self._began = "", inf
+        self._began = inf
         reply = await self._exchange(self._replica.joining(), within=self._lease(), again=again)
         if reply is None:
             return False
         self.joins += 1
         self._began = self._clock()
-        self._reader = asyncio.create_task(self._read_grants_or_join())
+        self.grants.start()
         return await self._learn()
 
     async def _stay(self) -> None:
@@ -225,7 +225,7 @@ class Link:
             untold.clear()
 
     def _lose(self, reason: str) -> None:
-        self._stop_reading()
+        self.grants.stop()
         self._lost = True
         self._drop_untold()
         self._replica.lost(reason)
@@ -236,7 +236,7 @@ class Link:
         """Have a batch applied, `within` seconds; a call that fails earlier is repeated for `again` seconds. None: the
         replica must join, now or, `_lost`, when the store is back."""
         self._batch += 1
-        call = {"replica": self.name, "batch": self._batch, "acked": self._acked, "seen": self._seen, "ops": ops}
+        call = {"replica": self.name, "batch": self._batch, "acked": self._acked, "seen": self.grants.seen, "ops": ops}
         sent = self._clock()
         try:
             raw = await self._call(json.dumps(call), sent + within, sent + again)
@@ -298,31 +298,3 @@ class Link:
         if text is not None:
             self._replica.inspected(json.loads(text))
         return True
-
-    # -- the stream of grants --------------------------------------------------------------------------------------
-
-    async def _read_grants(self) -> None:
-        stream, block = f"{self._key}:grants:{self.name}", self._lease()
-        while True:
-            try:
-                entries = await self._client.read(stream, self._seen or "0-0", block=block, within=block + 1)
-            except StoreError:
-                await asyncio.sleep(FIRST_PAUSE)
-                continue
-            for entry, fields in entries:
-                self._seen = entry
-                self._replica.heard(read_turn(fields["g"]))
-
-    async def _read_grants_or_join(self) -> None:
-        """What cannot be understood must not leave tickets without their turns."""
-        try:
-            await self._read_grants()
-        except Exception:
-            logger.exception("grants cannot be read; the fault is the gateway's own")
-            await asyncio.sleep(self._config.heartbeat_s)
-            self.join_anew()
-
-    def _stop_reading(self) -> None:
-        if self._reader is not None:
-            self._reader.cancel()
-            self._reader = None

@@ -70,7 +70,7 @@ class Member:
 
     def abandon(self) -> None:
         """As after kill -9: it says nothing more to the store."""
-        for task in (self.pool.link._task, self.pool.link._reader):
+        for task in (self.pool.link._task, self.pool.link.grants._task):
             assert task is not None
             task.cancel()
 
@@ -165,6 +165,8 @@ async def make_fleet(server: StoreServer) -> AsyncIterator[MakeFleet]:
                 await join(fleet, config)
             if wait:
                 await until(lambda: fleet.shared() and all(member.gateway.ready() for member in fleet.members))
+                for member in fleet.members:
+                    member.pool.link._due.set()  # a heartbeat now: who joined first hears of the others
                 await until(lambda: all(m.pool.standing().replicas == gateways for m in fleet.members))
             return fleet
 

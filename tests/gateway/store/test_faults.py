@@ -384,7 +384,7 @@ async def test_a_reader_of_grants_that_fails_joins_anew(
     fleet = await make_fleet(Engine(hold_before=0))
     calls = await queued(fleet, [(1, "a")])
     with monkeypatch.context() as patched:
-        patched.setattr("gateway.store.link.read_turn", lambda text: 1 // 0)
+        patched.setattr("gateway.store.grants.read_turn", lambda text: 1 // 0)
         fleet.engine.go.set()
         await until(lambda: fleet[1].pool.link.joins == 2)
     assert await answers(calls) == [200, 200]
