@@ -124,8 +124,18 @@ end
 function room.new_worker(id, slots, tokens)
   return {
     id = id, slots = slots, tokens = tokens, limit = slots, running = 0, reserved = 0,
-    healthy_until = 0, hold_until = 0, hold = FIRST_HOLD, served = 0,
+    healthy_until = 0, hold_until = 0, hold = FIRST_HOLD, served = 0, named_slots = slots, named_tokens = tokens,
   }
+end
+
+-- A configuration names its size: one that it named before is less true than what was found since.
+function room.name(worker, slots, tokens)
+  if slots ~= worker.named_slots then
+    worker.named_slots, worker.slots, worker.limit = slots, slots, slots
+  end
+  if tokens ~= worker.named_tokens then
+    worker.named_tokens, worker.tokens = tokens, tokens
+  end
 end
 
 -- The engine refused a request for want of room: hold it off, twice as long each time in a row, and then trust it

@@ -34,6 +34,7 @@ local function set_workers(named)
   local workers = {}
   for i, w in ipairs(named) do
     workers[i] = room.worker(w.id) or room.new_worker(w.id, w.slots, w.tokens)
+    room.name(workers[i], w.slots, w.tokens)
     workers[i].named = true
   end
   for _, worker in ipairs(pool.workers) do

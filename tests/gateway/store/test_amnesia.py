@@ -144,6 +144,14 @@ def test_a_removed_worker_stays_away(client: redis.Redis) -> None:
     assert [w["id"] for w in store.inspect()["workers"]] == ["w2"]
 
 
+def test_a_new_revision_may_change_a_room_and_one_that_says_the_same_does_not(client: redis.Redis) -> None:
+    store = opened(client, "r1")
+    store.call("r1", ["worker", "w2", {"slots": 7}])
+    settings = store.setup.settings().replace('"slots": 3', '"slots": 4').replace('"revision": 1', '"revision": 2')
+    store.call("r2", ["join", {"settings": settings, "peers": 1, "running": [], "waiting": [], "book": {}, **NOTHING}])
+    assert {w["id"]: w["slots"] for w in store.inspect()["workers"]} == {"w1": 4, "w2": 7}
+
+
 NOTHING = {"known": {"seq": 0, "number": 0, "shares": {}}}
 
 
