@@ -195,7 +195,7 @@ def _maker(stack: AsyncExitStack, store: StoreServer | None) -> MakeHouse:
             "pools": {"main": {"models": ["m"], "workers": workers, **(pool or {})}},
             "tenants": tenants or [tenant("a"), tenant("b")],
             "health": {"interval_s": 0.05},
-            **({"store": {"url": store.url, "namespace": namespace, **STORE_TIMES, **PATIENT}} if store is not None else {}),
+            **({"store": {"url": store.url, "namespace": namespace, **STORE_TIMES, **PATIENT}} if store else {}),
             **sections,
         }
         gateway = build(parse_config(config))
