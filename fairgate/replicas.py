@@ -110,7 +110,7 @@ class SharesFound:
         else:
             wanted = CLEARLY * plan.tolerance
             shares = [Promise(f"{what}, off by {self.off:.4f} (expected more than {wanted:g})", self.off > wanted)]
-        return [*shares, *room_kept(self.engines), Promise(f"{self.pace}; {self.cpu}")]
+        return [*shares, *room_kept(self.engines, promised=plan.shared), Promise(f"{self.pace}; {self.cpu}")]
 
     @property
     def _window_s(self) -> float:
@@ -260,8 +260,8 @@ def bound_of(plan: FleetPlan) -> float:
     return 2 * COST.most_rise(tokens, plan.kv_tokens, plan.kv_tokens) / min(plan.weights.values())
 
 
-def room_kept(engines: EngineRecord) -> list[Promise]:
-    """That nothing ever waited inside an engine, by the engines' own account."""
+def room_kept(engines: EngineRecord, *, promised: bool = True) -> list[Promise]:
+    """That nothing ever waited inside an engine, by the engines' own account. Controls do not promise it."""
     found = []
     for path, engine in engines.engines.items():
         peaks = engine.peaks
@@ -270,7 +270,7 @@ def room_kept(engines: EngineRecord) -> list[Promise]:
             f"{_name(path)} had at most {peaks.in_flight} of {engine.slots} slots and "
             f"{peaks.tokens_reserved} of {engine.kv_tokens} tokens to serve at once"
         )
-        found.append(Promise(text, kept))
+        found.append(Promise(text, kept if promised else None))
     return found
 
 
