@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,7 +27,8 @@ START_TIMEOUT_S = 20.0
 SLOTS = 16384
 # Outside the range that systems give to outgoing connections: a client that tries again and again while its server
 # is down would sooner or later connect to itself, and the server could not come back on its port.
-_PORTS = range(20_000, 32_000)
+_FIRST_PORT, _MANY_PORTS = 20_000, 12_000
+_handed_out = count(secrets.randbelow(_MANY_PORTS))
 
 
 def find_servers() -> dict[str, Path]:
@@ -36,8 +38,9 @@ def find_servers() -> dict[str, Path]:
 
 
 def store_port() -> int:
-    """A free port on the loopback that a server can go away from and come back to."""
-    while free_port(port := secrets.choice(_PORTS)) != port:
+    """A free port on the loopback that a server can go away from and come back to. None is handed out twice before
+    all have been: a server that is given one need not listen there yet."""
+    while free_port(port := _FIRST_PORT + next(_handed_out) % _MANY_PORTS) != port:
         pass
     return port
 
