@@ -216,14 +216,7 @@ local function put_running(replica, said)
     local charged = said.charged[i]
     ticket.accounts[i] = { path = line[i].path, weight = said.weights[i], charged = charged, turn = line[i].first }
   end
-  for _, share in ipairs(line) do
-    share.running = share.running + 1
-    store.touch(share)
-    if tree.is_group(share) then
-      call("ZADD", P .. ":running:" .. share.path, ticket.number, ticket.id)
-    end
-  end
-  pool.held = pool.held + ticket.n_in + math.max(ticket.predicted, ticket.produced)
+  ledger.into_running(ticket, line)
   if tree.recalls then
     pool.most_held = math.max(pool.most_held, pool.held)
     pool.most_running = math.max(pool.most_running, tree.root().running)

@@ -2,6 +2,18 @@
 
 local ledger = {}
 
+-- The ticket is in flight: its accounts are there, and its number.
+function ledger.into_running(ticket, line)
+  for _, share in ipairs(line) do
+    share.running = share.running + 1
+    store.touch(share)
+    if tree.is_group(share) then
+      call("ZADD", P .. ":running:" .. share.path, ticket.number, ticket.id)
+    end
+  end
+  pool.held = pool.held + ticket.n_in + math.max(ticket.predicted, ticket.produced)
+end
+
 -- The ticket was given `worker`: open its accounts. Nothing is charged yet.
 function ledger.open(ticket, line)
   ticket.number = pool.number
@@ -14,13 +26,8 @@ function ledger.open(ticket, line)
       group.level = math.max(group.level, share.counter)
       share.overrun = 0
     end
-    share.running = share.running + 1
-    store.touch(share)
-    if tree.is_group(share) then
-      call("ZADD", P .. ":running:" .. share.path, ticket.number, ticket.id)
-    end
   end
-  pool.held = pool.held + ticket.n_in + ticket.predicted
+  ledger.into_running(ticket, line)
   pool.most_held = math.max(pool.most_held, pool.held)
   pool.largest = math.max(pool.largest, room.largest())
   pool.most_running = math.max(pool.most_running, store.share("").running)
@@ -77,7 +84,7 @@ function ledger.charge(ticket, produced)
   end
 end
 
-local function out_of_running(ticket, line)
+function ledger.out_of_running(ticket, line)
   pool.held = pool.held - ticket.n_in - math.max(ticket.predicted, ticket.produced)
   room.release(ticket)
   for _, share in ipairs(line) do
@@ -88,13 +95,12 @@ local function out_of_running(ticket, line)
     end
   end
 end
-ledger.out_of_running = out_of_running
 
 -- The ticket is over: what was predicted and not produced is refunded, the rest is final.
 function ledger.close(ticket)
   ledger.settle(ticket, ticket.produced, 0)
   local line = tree.up(ticket.tenant)
-  out_of_running(ticket, line)
+  ledger.out_of_running(ticket, line)
   for i = 1, #line - 1 do
     local share, group = line[i], line[i + 1]
     if ticket.number > group.ended then
@@ -133,7 +139,7 @@ end
 -- The ticket was never dispatched: nothing was charged, and its groups' turns are still to come.
 function ledger.undo(ticket)
   local line = tree.up(ticket.tenant)
-  out_of_running(ticket, line)
+  ledger.out_of_running(ticket, line)
   for i, account in ipairs(ticket.accounts) do
     local share = line[i]
     owe(share, account, line[i + 1])
