@@ -12,10 +12,10 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from fairgate.bench import bench_app
-from fairgate.processes import ProcessError
+from fairgate.commands.bench import bench_app
+from fairgate.commands.trials import chaos, replicas_app
 from fairgate.progress import progress_bar
-from fairgate.runs import chaos, replicas_app
+from fairgate.topology.processes import ProcessError
 
 app = typer.Typer(
     name="fairgate",
@@ -62,7 +62,7 @@ def serve(
     Two processes that meet over HTTP: a worker, and a gateway in front. With your own configuration, run
     `fairgate worker` and `fairgate gateway --config FILE` instead.
     """
-    from fairgate.serve import serve_demo
+    from fairgate.topology.serve import serve_demo
 
     raise typer.Exit(serve_demo(model, port))
 
@@ -89,7 +89,7 @@ def cluster(
     """
     from tempfile import mkdtemp
 
-    from fairgate.cluster import Plan, serve_cluster
+    from fairgate.topology.cluster import Plan, serve_cluster
 
     place = (folder or Path(mkdtemp(prefix="fairgate-cluster-"))).absolute()
     raise typer.Exit(serve_cluster(Plan(place, gateways, workers, model, mock, port)))
@@ -125,9 +125,9 @@ def worker(
 ) -> None:
     """Run a worker alone: an OpenAI-compatible engine with continuous batching and LoRA adapters."""
     try:
-        from backend.config import WorkerConfig
         from backend.errors import WorkerError
-        from backend.main import run
+        from backend.worker.config import WorkerConfig
+        from backend.worker.main import run
     except ModuleNotFoundError as missing:
         raise ProcessError(
             f"the worker needs {missing.name}, which the base install leaves out: pip install 'fairgate[worker]'"
@@ -165,8 +165,8 @@ def mock_engine(
     model: Annotated[str, typer.Option(help="The model name that clients ask for.")] = "mock",
 ) -> None:
     """Run an engine without a model: exact token counts, exact times, and a log to judge gateways by."""
-    from loadgen.mock_engine import EngineSettings
-    from loadgen.mock_server import run
+    from loadgen.mock.engine import EngineSettings
+    from loadgen.mock.server import run
 
     run(EngineSettings(slots, kv_tokens, step_ms / 1e3, prefill_us_per_token / 1e6, model), port, log)
 
@@ -196,8 +196,8 @@ def simulate(
     out: Annotated[Path | None, typer.Option(help="Write a report with pictures to this folder.")] = None,
 ) -> None:
     """Run a workload through the production scheduler in front of a simulated engine."""
-    from loadgen.report import print_comparison, write_report
-    from loadgen.simulate import simulate as run_simulation
+    from loadgen.report.page import print_comparison, write_report
+    from loadgen.simulator.simulate import simulate as run_simulation
 
     with progress_bar() as progress:
         comparison = run_simulation(
@@ -222,7 +222,7 @@ def simulate(
 @app.command()
 def workloads() -> None:
     """List the workloads that `simulate` and `load` know by name."""
-    from loadgen.workloads import WORKLOADS, load_workload
+    from loadgen.workloads.catalogue import WORKLOADS, load_workload
 
     table = Table("workload", "requests", "span", "tenants", box=None, pad_edge=False)
     for name in WORKLOADS:
@@ -247,9 +247,9 @@ def load(
     json_file: JsonFile = None,
 ) -> None:
     """Send a workload over HTTP to a running endpoint, each request at its time, and measure what comes back."""
-    from fairgate.live import send_workload
-    from loadgen.live import Target
-    from loadgen.load_table import load_to_json, print_load
+    from fairgate.trials.compare_live import send_workload
+    from loadgen.client.live import Target
+    from loadgen.report.load_table import load_to_json, print_load
 
     keys = dict(_pair("--key", item, "TENANT=KEY") for item in key)
     record = send_workload(Target(url, keys, model, drain_s=drain), workload, seconds, time_scale)
@@ -271,23 +271,23 @@ def compare(
     ] = "default",
 ) -> None:
     """VTC against FCFS, LCF and RPM: a table, and a report with pictures."""
-    from loadgen.report import print_comparison, write_report
+    from loadgen.report.page import print_comparison, write_report
 
     if suite not in ("default", "paper"):
         raise ProcessError(f"--suite {suite}: expected default or paper")
     if suite == "paper":
-        from loadgen.paper import reproduce_paper
+        from loadgen.paper.evaluation import reproduce_paper
 
         with progress_bar() as progress:
             page = reproduce_paper(out, progress=progress)
         Console().print(f"report: {page}", soft_wrap=True)
         return
     if live:
-        from fairgate.live import compare_live
+        from fairgate.trials.compare_live import compare_live
 
         comparisons = [compare_live(seconds, Console())]
     else:
-        from loadgen.compare import compare_suite
+        from loadgen.simulator.compare import compare_suite
 
         with progress_bar() as progress:
             comparisons = compare_suite(progress)
@@ -303,7 +303,7 @@ def arena(
     seeds: Annotated[int, typer.Option(help="Jittered runs of each policy, averaged.", min=1)] = 10,
 ) -> None:
     """Reproduce table 2 of the VTC paper: the 27-client trace, beside the published figures."""
-    from loadgen.arena import reproduce, table
+    from loadgen.paper.arena import reproduce, table
 
     with progress_bar() as progress:
         found = reproduce(range(1, seeds + 1), progress=lambda part: progress("27 clients", part))
@@ -321,8 +321,8 @@ def calibrate(
     """Measure an engine's prefill and decode times and fit a cost function that the gateway can read."""
     import asyncio
 
-    from loadgen.calibrate import calibrate as run_calibration
-    from loadgen.calibrate import markdown, to_yaml
+    from loadgen.calibration.calibrate import calibrate as run_calibration
+    from loadgen.calibration.calibrate import markdown, to_yaml
 
     if kind not in ("", "profiled", "piecewise"):
         raise ProcessError(f"--kind {kind}: expected profiled or piecewise")

@@ -12,26 +12,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from fairness import Auditor, Crossing, Objective, Scheduler, Worker, parse_cost, parse_policy, parse_predictor
-from gateway.auth import Keyring
 from gateway.config import FALLBACK_KV_TOKENS, FALLBACK_SLOTS, GatewayConfig, PoolConfig
-from gateway.drain_rate import DrainRate
+from gateway.engines.prober import Prober
 from gateway.exchange import Route
-from gateway.health import Prober
 from gateway.hotpath import HotPath
-from gateway.local_pool import LocalPool
+from gateway.http.pages import Pages
+from gateway.http.server import HttpServer
+from gateway.http.upstream import HttpUpstream
 from gateway.metrics import Metrics
-from gateway.pages import Pages
-from gateway.pool import Pool
-from gateway.quota import LocalQuotas, Quotas
+from gateway.pools.drain_rate import DrainRate
+from gateway.pools.local import LocalPool
+from gateway.pools.port import Pool
+from gateway.pools.room import HealthyRoom
+from gateway.pools.shared.link import Link
+from gateway.pools.shared.pool import SharedPool
+from gateway.pools.shared.settings import settings_of
 from gateway.record import Record, access_logger
-from gateway.room import HealthyRoom
-from gateway.server import HttpServer
 from gateway.store.client import StoreClient
-from gateway.store.link import Link
-from gateway.store.pool import SharedPool
-from gateway.store.quota import SharedQuotas
-from gateway.store.settings import settings_of
-from gateway.upstream import HttpUpstream
+from gateway.tenants.auth import Keyring
+from gateway.tenants.quota import LocalQuotas, Quotas
+from gateway.tenants.shared_quota import SharedQuotas
 
 logger = logging.getLogger("gateway")
 SERVING = ("own", "shared", "alone")

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from fairness import CostFunction, Ticket
-from gateway.ask import Ask
 from gateway.config import PoolConfig, TenantConfig
-from gateway.pool import Pool
+from gateway.http.upstream import Answer
+from gateway.openai.ask import Ask
+from gateway.pools.port import Pool
 from gateway.record import Record
-from gateway.upstream import Answer
 
 
 class ClientGone(Exception):

@@ -18,22 +18,22 @@ from collections.abc import Callable, Mapping
 from itertools import count
 
 from fairness import Grant, Refusal, Ticket
-from gateway.ask import Ask, read_ask
-from gateway.assemble import Assembler
-from gateway.auth import Keyring
 from gateway.config import TenantConfig, Timeouts
-from gateway.drain_rate import retry_headers
 from gateway.errors import ApiError, EngineRefused, NotFound, Overloaded, RateLimited, UpstreamError, UpstreamFailed
-from gateway.estimate import Estimator
 from gateway.exchange import Call, ClientGone, Exchange, Job, Route
+from gateway.http.upstream import Answer, Upstream
 from gateway.live import Live
-from gateway.meter import Meter
-from gateway.quota import Quotas
+from gateway.openai.ask import Ask, read_ask
+from gateway.openai.assemble import Assembler
+from gateway.openai.estimate import Estimator
+from gateway.openai.meter import Meter
+from gateway.openai.sse import DONE, frame
+from gateway.openai.stream import Event, EventStream, read_whole, shown
+from gateway.pools.drain_rate import retry_headers
 from gateway.record import Record
 from gateway.refusals import no_healthy_worker, not_taken, refused
-from gateway.sse import DONE, frame
-from gateway.stream import Event, EventStream, read_whole, shown
-from gateway.upstream import Answer, Upstream
+from gateway.tenants.auth import Keyring
+from gateway.tenants.quota import Quotas
 
 logger = logging.getLogger("gateway")
 MOST_OVERFLOWS = 8

@@ -12,7 +12,7 @@ from gateway.errors import (
     RateLimited,
     UpstreamError,
 )
-from gateway.pool import Pool
+from gateway.pools.port import Pool
 
 
 def refused(refusal: Refusal, pool: Pool) -> ApiError:

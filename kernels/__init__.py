@@ -13,14 +13,14 @@ depend on who shares its batch. Every op has a plain torch reference of the same
 `attention_reference`).
 """
 
-from kernels.attention import paged_attention, write_pages
-from kernels.attention_plan import AttentionPlan, plan_attention
+from kernels.attention.ops import paged_attention, write_pages
+from kernels.attention.plan import AttentionPlan, plan_attention
 from kernels.errors import KernelError
 from kernels.invariant import invariant_matmul
-from kernels.lora import lora_add, lora_expand, lora_shrink
+from kernels.lora.ops import lora_add, lora_expand, lora_shrink
+from kernels.lora.rows import DenseRows, PagedRows, pack_rows
+from kernels.lora.weights import LoraWeights
 from kernels.plan import NO_ADAPTER, BatchPlan, plan_batch
-from kernels.rows import DenseRows, PagedRows, pack_rows
-from kernels.weights import LoraWeights
 
 __all__ = [
     "NO_ADAPTER",

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.attention_plan import AttentionPlan, plan_attention
+from kernels.attention.plan import AttentionPlan, plan_attention
 from kernels.errors import require
+from kernels.lora.rows import PagedRows, RankRows, pack_rows
+from kernels.lora.weights import LoraWeights
 from kernels.plan import BatchPlan, plan_batch
-from kernels.rows import PagedRows, RankRows, pack_rows
-from kernels.weights import LoraWeights
 
 POPULARITIES = ("distinct", "uniform", "zipf", "identical")
 ZIPF_EXPONENT = 1.5

@@ -14,13 +14,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from kernels import attention_cuda, lora_cuda
-from kernels.attention_cuda import AttentionLaunch
-from kernels.attention_plan import plan_attention
+from kernels.attention import cuda as attention_cuda
+from kernels.attention.cuda import AttentionLaunch
+from kernels.attention.plan import plan_attention
 from kernels.cases import lora_case
 from kernels.errors import KernelError
 from kernels.launch import KernelCall
-from kernels.lora_cuda import Launch
+from kernels.lora import cuda as lora_cuda
+from kernels.lora.cuda import Launch
 
 CAPABILITIES = (80, 90)
 

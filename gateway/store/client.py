@@ -17,7 +17,7 @@ from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from gateway.config import StoreConfig
 from gateway.errors import GatewayError
-from gateway.store.sources import Library
+from gateway.store.library import Library
 
 _TROUBLE = (RedisError, RedisClusterException, OSError, TimeoutError, asyncio.IncompleteReadError)
 _FORGOTTEN = ("Function not found", "No matching script")

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from backend.main import assemble
+from backend.worker.main import assemble
 
-from .client import Client, config, serve
 from .tiny import build_model, configs, save_adapter, save_tokenizer
+from .worker.client import Client, config, serve
 
 
 @pytest.fixture(scope="session", autouse=True)

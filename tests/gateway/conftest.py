@@ -13,12 +13,12 @@ from typing import Any
 import aiohttp
 import pytest
 
-from fairgate.stores import StoreServer, find_servers
+from fairgate.topology.stores import StoreServer, find_servers
 from fairness import Worker
 from gateway.app import Gateway, build
 from gateway.config import parse_config
-from gateway.store.sources import machine
-from gateway.store.view import View
+from gateway.pools.shared.view import View
+from gateway.store.library import machine
 
 from .engine import Engine
 

@@ -110,7 +110,7 @@ async def test_overflow_goes_back_to_the_head_of_the_queue(make_house: MakeHouse
 async def test_an_engine_that_stays_full_ends_in_503(
     make_local_house: MakeHouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.slots.LONGEST_HOLD", 0.05)
+    monkeypatch.setattr("gateway.pools.slots.LONGEST_HOLD", 0.05)
     house = await make_local_house(Engine(status=503))
     async with house.post(chat()) as response:
         assert response.status == 503

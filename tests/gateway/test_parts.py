@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.assemble import Assembler
-from gateway.auth import Keyring, bearer
 from gateway.config import TenantConfig
-from gateway.drain_rate import DrainRate, retry_headers
-from gateway.estimate import Estimator, raw_tokens
-from gateway.health import read_size, read_waiting
-from gateway.meter import to_json, visible
-from gateway.quota import LocalQuotas
-from gateway.slots import SlotLimit
+from gateway.engines.prober import read_size, read_waiting
+from gateway.openai.assemble import Assembler
+from gateway.openai.estimate import Estimator, raw_tokens
+from gateway.openai.meter import to_json, visible
+from gateway.pools.drain_rate import DrainRate, retry_headers
+from gateway.pools.slots import SlotLimit
+from gateway.tenants.auth import Keyring, bearer
+from gateway.tenants.quota import LocalQuotas
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=6),

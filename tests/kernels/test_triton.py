@@ -81,7 +81,7 @@ def test_every_kernel_compiles_without_a_spill(started: dict[str, Started]) -> N
 CONTROL = """
 import torch
 from kernels.cases import lora_case
-from kernels.lora_cuda import Launch, expand_call
+from kernels.lora.cuda import Launch, expand_call
 case = lora_case([0], widths=(256,), in_width=64, ranks=(64,), dtype=torch.bfloat16)
 launch = Launch(tile={tile}, rank=64, columns=256, splits=4)
 call = expand_call(launch, case.out, torch.empty((4, 1, 64)), case.weights, case.plan)

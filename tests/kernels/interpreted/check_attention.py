@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from kernels.attention_cuda import DETERMINISTIC, AttentionLaunch, attend_with, attention_call
-from kernels.attention_plan import plan_attention
-from kernels.attention_reference import paged_attention_reference
+from kernels.attention.cuda import DETERMINISTIC, AttentionLaunch, attend_with, attention_call
+from kernels.attention.plan import plan_attention
+from kernels.attention.reference import paged_attention_reference
 from kernels.cases import AttentionCase, attention_case
 
 SCALE = 0.2

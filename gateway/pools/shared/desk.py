@@ -1,0 +1,188 @@
+"""The tickets of one replica between their clients and the store: queued, granted, settled, over.
+
+What the store decides is done here to ticket, turn and book; what happens to a ticket here is told to the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from math import inf
+from typing import Any
+
+from fairness import Book, CostFunction, Grant, Refusal, State, Ticket, paths
+from gateway.pools.drain_rate import DrainRate
+from gateway.pools.port import EXPIRED, resolve
+from gateway.pools.shared.holdings import Held, Holdings
+from gateway.pools.shared.known import Known
+from gateway.pools.shared.link import Link
+from gateway.pools.shared.replica import Op
+from gateway.pools.shared.reply import Reply, Turn, refusal_of
+
+UNKNOWN_WORKER = Refusal("no_large_worker", "only workers that this gateway's configuration does not name are free")
+
+
+class Desk:
+    """`measure` is what the policy charges, `knows` says which workers this gateway can reach."""
+
+    def __init__(
+        self,
+        link: Link,
+        measure: CostFunction,
+        knows: Callable[[str], bool],
+        drain_rate: DrainRate,
+        clock: Callable[[], float],
+    ) -> None:
+        self.link = link
+        self.held = Holdings(link.name.rpartition("-")[2])
+        self.book = Book(measure)
+        self.known = Known(self.book.total)
+        self._knows = knows
+        self._drain_rate = drain_rate
+        self._clock = clock
+
+    # -- what happens here -------------------------------------------------------------------------------------
+
+    def queue(self, held: Held) -> None:
+        ticket = held.ticket
+        self.wait(held)
+        self.link.tell(["submit", held.id, ticket.tenant, ticket.input_tokens, ticket.max_tokens])
+
+    def wait(self, held: Held) -> None:
+        """It waits for its turn, until its deadline."""
+        held.ticket.state = State.WAITING
+        held.stop_timer()
+        if held.ticket.deadline != inf:
+            loop = asyncio.get_running_loop()
+            held.timer = loop.call_at(held.ticket.deadline, self.refuse, held, EXPIRED)
+
+    def refuse(self, held: Held, refusal: Refusal) -> None:
+        """A ticket that waits leaves; its turn will not come."""
+        held.stop_timer()
+        if held.ticket.state is State.WAITING:
+            held.ticket.state = State.CANCELLED
+            self.link.tell(["undo", held.id])
+            held.answer(refusal)
+            resolve(held.turn, refusal)
+
+    def settle(self, ticket: Ticket) -> None:
+        """Its tokens were counted anew."""
+        self.book.settle(ticket)
+        self.link.charge(self.held[ticket].id, ticket.input_tokens, ticket.cached_tokens, ticket.produced)
+
+    def requeue(self, ticket: Ticket) -> None:
+        held = self.held[ticket]
+        ticket.produced = ticket.predicted = ticket.cached_tokens = 0
+        ticket.worker = ""
+        held.turn = asyncio.get_running_loop().create_future()
+        self.wait(held)
+        self.link.drop_charge(held.id)
+        self.link.tell(["requeue", held.id, sorted(ticket.avoid)])
+
+    def end(self, ticket: Ticket, how: str) -> None:
+        """It is over; `finish` and `cancel` keep what was consumed charged, `undo` does not."""
+        held = self.held.pop(ticket)
+        if held is None:
+            return
+        held.answer(None)
+        self.link.drop_charge(held.id)
+        if how == "undo":
+            self.book.undo(ticket)
+            self.link.tell_soon(["undo", held.id])
+        else:
+            self.book.close(ticket)
+            self.link.tell_soon([how, held.id, ticket.input_tokens, ticket.cached_tokens, ticket.produced])
+
+    # -- what the store decided --------------------------------------------------------------------------------
+
+    def answered(self, ops: list[Op], reply: Reply) -> None:
+        """The tickets that `ops` were to queue have been queued or refused."""
+        for ticket_id in _submitted(ops):
+            if (held := self.held.find(ticket_id)) is not None:
+                self._queued(held, reply.refusals.get(ticket_id), reply.queued.get(ticket_id, held.seq))
+
+    def take_turn(self, held: Held, turn: Turn) -> None:
+        """A ticket that waits has its turn, or hears why there is none."""
+        ticket = held.ticket
+        if turn.refused:
+            self._drop(held, refusal_of(turn))
+            return
+        if not self._knows(turn.worker):
+            self._shun(held, turn.worker)
+            return
+        held.stop_timer()
+        ticket.state, ticket.worker, ticket.predicted = State.RUNNING, turn.worker, turn.predicted
+        held.seq, held.number = turn.seq, turn.number
+        self.known.turned(turn.seq, turn.number)
+        self.book.open(ticket, turn.weights)
+        self._drain_rate.dispatched(self._clock())
+        resolve(held.turn, Grant(ticket, turn.worker))
+
+    def _queued(self, held: Held, refusal: Refusal | None, seq: int) -> None:
+        held.seq = seq
+        self.known.turned(seq, -1)
+        if refusal is not None:
+            self._drop(held, refusal)
+        held.answer(refusal)
+
+    def _drop(self, held: Held, refusal: Refusal) -> None:
+        held.stop_timer()
+        held.ticket.state = State.CANCELLED
+        resolve(held.turn, refusal)
+
+    def _shun(self, held: Held, worker: str) -> None:
+        """A newer configuration has a worker that this gateway does not know."""
+        if worker in held.ticket.avoid:
+            self.refuse(held, UNKNOWN_WORKER)
+            return
+        held.ticket.avoid |= {worker}
+        self.link.tell(["requeue", held.id, sorted(held.ticket.avoid)])
+
+    # -- alone, and back again ---------------------------------------------------------------------------------
+
+    def granted_alone(self, ticket: Ticket, weights: list[float]) -> None:
+        self.held[ticket].number = self.known.next_number()
+        self.book.open(ticket, weights)
+
+    def charged(self, held: Held) -> dict[str, int]:
+        """What a ticket that runs has been charged, by path, in thousandths."""
+        charged = self.book.charged(held.ticket)
+        return dict(zip(paths(held.ticket.tenant, tree=len(charged) != 1), charged, strict=True))
+
+    def take_back(self) -> None:
+        """All tickets, from a pool that has ended."""
+        for held in self.held:
+            held.ticket.accounts, held.ticket.reserved = (), 0
+            if held.ticket.state is State.WAITING:
+                self.wait(held)
+
+    def price_by(self, measure: CostFunction, weights_of: Callable[[Ticket], list[float]]) -> None:
+        """New prices. A ticket whose levels are others now, because its policy has a tree and the last had none, or
+        the other way round, counts as if it had been dispatched under the new one."""
+        self.book.price_by(measure)
+        for held in self.held.running():
+            weights = weights_of(held.ticket)
+            if len(weights) != len(self.book.weights(held.ticket)):
+                self.book.undo(held.ticket)
+                self.book.open(held.ticket, weights)
+
+    def state(self, settings: str) -> dict[str, Any]:
+        """Everything, as `join` tells it."""
+        return {
+            "settings": settings,
+            "peers": self.known.peers,
+            "running": [held.running(self.book) for held in self.held.running()],
+            "waiting": [held.waiting() for held in self.held.waiting()],
+            "book": self.book.totals(),
+            "known": self.known.told(),
+            "joined": self.link.joins > 0,
+            "alone": self.known.lifted_alone(),
+        }
+
+
+def _submitted(ops: list[Op]) -> list[str]:
+    """The tickets that a batch was to queue."""
+    found = [op[1] for op in ops if op[0] == "submit"]
+    if ops and ops[0][0] == "join":
+        found += [waiting["id"] for waiting in ops[0][1]["waiting"]]
+    return found

@@ -1,0 +1,65 @@
+"""The stream of grants: what other replicas' calls granted to this one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Protocol
+
+from gateway.config import StoreConfig
+from gateway.pools.shared.replica import Replica
+from gateway.pools.shared.reply import read_turn
+from gateway.store.client import StoreClient, StoreError
+
+logger = logging.getLogger("gateway")
+PAUSE = 0.05
+
+
+class Joins(Protocol):
+    def join_anew(self) -> None:
+        """Begin a new epoch: everything is told and heard again."""
+
+
+class GrantReader:
+    """Reads `stream` for as long as an epoch lasts. `seen` is the id of its last entry that the replica has heard, ""
+    before the first; `link` is asked to join anew when an entry cannot be understood."""
+
+    def __init__(self, link: Joins, replica: Replica, client: StoreClient, config: StoreConfig, stream: str) -> None:
+        self.seen = ""
+        self._link = link
+        self._replica = replica
+        self._client = client
+        self._config = config
+        self._stream = stream
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._read_or_join())
+
+    def stop(self) -> None:
+        """A new epoch begins with an empty stream."""
+        self.seen = ""
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+    async def _read_or_join(self) -> None:
+        """What cannot be understood must not leave tickets without their turns."""
+        try:
+            await self._read()
+        except Exception:
+            logger.exception("grants cannot be read; the fault is the gateway's own")
+            await asyncio.sleep(self._config.heartbeat_s)
+            self._link.join_anew()
+
+    async def _read(self) -> None:
+        block = self._config.lease_s
+        while True:
+            try:
+                entries = await self._client.read(self._stream, self.seen or "0-0", block=block, within=block + 1)
+            except StoreError:
+                await asyncio.sleep(PAUSE)
+                continue
+            for entry, fields in entries:
+                self.seen = entry
+                self._replica.heard(read_turn(fields["g"]))
