@@ -196,7 +196,8 @@ def simulate(
     out: Annotated[Path | None, typer.Option(help="Write a report with pictures to this folder.")] = None,
 ) -> None:
     """Run a workload through the production scheduler in front of a simulated engine."""
-    from loadgen.report.page import print_comparison, write_report
+    from loadgen.report.page import write_report
+    from loadgen.report.terminal import print_comparison
     from loadgen.simulator.simulate import simulate as run_simulation
 
     with progress_bar() as progress:
@@ -248,7 +249,7 @@ def load(
 ) -> None:
     """Send a workload over HTTP to a running endpoint, each request at its time, and measure what comes back."""
     from fairgate.trials.compare_live import send_workload
-    from loadgen.client.live import Target
+    from loadgen.client.target import Target
     from loadgen.report.load_table import load_to_json, print_load
 
     keys = dict(_pair("--key", item, "TENANT=KEY") for item in key)
@@ -271,7 +272,8 @@ def compare(
     ] = "default",
 ) -> None:
     """VTC against FCFS, LCF and RPM: a table, and a report with pictures."""
-    from loadgen.report.page import print_comparison, write_report
+    from loadgen.report.page import write_report
+    from loadgen.report.terminal import print_comparison
 
     if suite not in ("default", "paper"):
         raise ProcessError(f"--suite {suite}: expected default or paper")
@@ -287,7 +289,7 @@ def compare(
 
         comparisons = [compare_live(seconds, Console())]
     else:
-        from loadgen.simulator.compare import compare_suite
+        from loadgen.simulator.suite import compare_suite
 
         with progress_bar() as progress:
             comparisons = compare_suite(progress)
@@ -303,7 +305,7 @@ def arena(
     seeds: Annotated[int, typer.Option(help="Jittered runs of each policy, averaged.", min=1)] = 10,
 ) -> None:
     """Reproduce table 2 of the VTC paper: the 27-client trace, beside the published figures."""
-    from loadgen.paper.arena import reproduce, table
+    from loadgen.paper.table2 import reproduce, table
 
     with progress_bar() as progress:
         found = reproduce(range(1, seeds + 1), progress=lambda part: progress("27 clients", part))

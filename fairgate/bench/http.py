@@ -22,7 +22,7 @@ from fairgate.bench.client import Answer, LoadClient, completion_request
 from fairgate.topology.fleet import MODEL, Fleet, FleetPlan
 from fairgate.topology.processes import ProcessError
 from fairgate.topology.stores import StoreServer
-from loadgen.client.live import Progress, quiet
+from loadgen.progress import Progress, quiet
 
 TENANTS = [f"tenant-{number}" for number in range(100)]
 INPUT_TOKENS = 8

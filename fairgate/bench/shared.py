@@ -18,7 +18,7 @@ from fairgate.bench.http import HttpCase, HttpFound, measure_http
 from fairgate.bench.shard_plan import CallCost, PoolLoad, Simulated, largest_pool, shards_needed
 from fairgate.bench.store import StoreCase, StoreFound, measure_store
 from fairgate.topology.stores import StoreServer, find_servers
-from loadgen.client.live import Progress, quiet
+from loadgen.progress import Progress, quiet
 
 MOST_COMMANDS = 4.0  # per request
 MOST_ADDED_MS = 1.0  # at the median, at half load

@@ -26,7 +26,7 @@ from fairgate.topology.stores import StoreServer
 from gateway.config import parse_config
 from gateway.pools.shared.settings import settings_of
 from gateway.store.library import machine
-from loadgen.client.live import Progress, quiet
+from loadgen.progress import Progress, quiet
 
 MOST_UNREAD = 4
 FILL = 250  # tickets in a call while the queue is filled

@@ -18,9 +18,9 @@ from typing import Any, Self
 
 from fairgate.topology.processes import FAIRGATE, ProcessError, Program, tied, write_config
 from fairgate.topology.stores import StoreServer, find_servers, store_port
-from loadgen.client.live import Target
+from loadgen.client.target import Target
 from loadgen.client.wire import COMPLETIONS
-from loadgen.judge.service_log import EngineRecord, read_service_logs
+from loadgen.judge.engines import EngineRecord, read_service_logs
 
 MODEL = "mock"
 POOL = "main"

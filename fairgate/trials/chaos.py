@@ -27,11 +27,12 @@ from fairgate.topology.stores import StoreServer
 from fairgate.trials.inspection import books_of, last_call, name_of, read_store, shares_without_sum, standing_of
 from fairgate.trials.promises import Promise, tell
 from fairgate.trials.verdicts import Death, judge_chaos
-from loadgen.client.live import Progress, run_load
+from loadgen.client.open_loop import run_load
 from loadgen.client.record import LoadRecord
-from loadgen.judge.measure import steady_load
+from loadgen.progress import Progress
+from loadgen.workloads.arrivals import steady_load
 from loadgen.workloads.prompts import WordPrompts
-from loadgen.workloads.traces import Request
+from loadgen.workloads.workload import Request
 
 WEIGHTS = {"a": 4.0, "b": 2.0, "c": 1.0}
 OFFERS = {"a": 0.3, "b": 0.4, "c": 0.35}  # of all that the engines can serve: a little more than everything

@@ -16,12 +16,15 @@ from fairgate.progress import progress_bar
 from fairgate.topology.processes import ProcessError, free_port, running, write_config
 from fairgate.topology.serve import DEMO_KEYS, START_TIMEOUT_S, demo_config
 from fairness import Weighted
-from loadgen.client.live import Target, run_load
+from loadgen.client.open_loop import run_load
 from loadgen.client.record import LoadRecord
-from loadgen.judge.measure import live_comparison, measure, saturation, steady_load
+from loadgen.client.target import Target
+from loadgen.judge.live import measure
 from loadgen.judge.results import Comparison, Run
+from loadgen.judge.saturation import live_comparison, saturation
+from loadgen.workloads.arrivals import steady_load
 from loadgen.workloads.catalogue import load_workload
-from loadgen.workloads.traces import Request
+from loadgen.workloads.workload import Request
 
 MODEL = "smollm2"
 COST = Weighted()

@@ -23,13 +23,15 @@ from fairgate.topology.fleet import CpuMeter, Fleet, FleetPlan
 from fairgate.topology.processes import ProcessError
 from fairgate.trials.promises import Promise, tell
 from fairness import Weighted
-from loadgen.client.live import Progress, quiet, run_load
-from loadgen.judge.measure import Saturation, saturation, steady_load
+from loadgen.client.open_loop import run_load
+from loadgen.judge.engines import EngineLog, EngineRecord
+from loadgen.judge.live import judge
 from loadgen.judge.results import Outcome, Run
-from loadgen.judge.service_log import EngineLog, EngineRecord, judge
-from loadgen.workloads.catalogue import Workload
+from loadgen.judge.saturation import Saturation, saturation
+from loadgen.progress import Progress, quiet
+from loadgen.workloads.arrivals import steady_load
 from loadgen.workloads.prompts import WordPrompts
-from loadgen.workloads.traces import Request
+from loadgen.workloads.workload import Request, Workload
 
 COST = Weighted()
 LIGHT, HEAVY = "light", "heavy"

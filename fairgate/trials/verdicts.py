@@ -17,7 +17,7 @@ from fairgate.trials.promises import Promise
 from fairness import MILLI, Weighted
 from fairness.shares import milli
 from loadgen.client.record import Ending, Exchange, LoadRecord
-from loadgen.judge.service_log import EngineRecord
+from loadgen.judge.engines import EngineRecord
 
 COST = Weighted()
 CUT_BY_ENGINE = "cut by upstream_"

@@ -1,0 +1,1 @@
+"""What requests cost on a live engine: measured (`calibrate`), and fitted (`cost_fit`)."""

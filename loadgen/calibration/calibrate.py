@@ -13,10 +13,12 @@ import aiohttp
 import yaml
 
 from loadgen.calibration.cost_fit import Fit, Sample, fit_piecewise, fit_profiled
-from loadgen.client.live import Progress, Target, TargetError, quiet, run_load
+from loadgen.client.open_loop import run_load
 from loadgen.client.record import Ending, Exchange
+from loadgen.client.target import Target, TargetError
+from loadgen.progress import Progress, quiet
 from loadgen.workloads.prompts import Prompts
-from loadgen.workloads.traces import Request
+from loadgen.workloads.workload import Request
 
 INPUTS = (16, 64, 128, 256, 512)
 OUTPUTS = 64

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fairness import CostFunction, Piecewise, Profiled
-from loadgen.workloads.traces import LoadgenError
+from loadgen.errors import LoadgenError
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]

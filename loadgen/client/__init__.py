@@ -1,0 +1,1 @@
+"""Real HTTP load: `open_loop` sends it to a `target`, and `record` is what was seen."""

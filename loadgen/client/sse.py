@@ -1,4 +1,8 @@
-"""Server-sent events as bytes in, payloads out: what an OpenAI-compatible stream consists of."""
+"""Server-sent events as bytes in, payloads out: what an OpenAI-compatible stream consists of.
+
+The gateway has a parser of its own (`gateway.openai.sse`), and the two stay apart: what is measured here are the
+gateway's answers, and a misreading that judge and judged had in common would show in no figure.
+"""
 
 from __future__ import annotations
 

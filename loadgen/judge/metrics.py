@@ -1,4 +1,4 @@
-"""The metrics of DESIGN section 8, from what was seen: request records and a log of service as it happened.
+"""The metrics of DESIGN section 8, from what was seen: request records and service as it happened.
 
 `summarise` is the one way from a run to its figures, for the simulator and for the live client alike.
 """
@@ -34,7 +34,7 @@ MAX_GRID = 2_000  # points of a time series
 
 
 @dataclass(slots=True)
-class ServiceLog:
+class ServiceEvents:
     """Service as it happened: the input when its prefill ended, each output token as it was produced."""
 
     times_s: list[float] = field(default_factory=list)
@@ -61,13 +61,13 @@ class Cumulative:
     tokens: Floats
 
     @classmethod
-    def of(cls, log: ServiceLog, tenants: Sequence[str]) -> Cumulative:
-        times_s, moment = np.unique(np.asarray(log.times_s, dtype=np.float64), return_inverse=True)
+    def of(cls, events: ServiceEvents, tenants: Sequence[str]) -> Cumulative:
+        times_s, moment = np.unique(np.asarray(events.times_s, dtype=np.float64), return_inverse=True)
         row = {tenant: i for i, tenant in enumerate(tenants)}
-        rows = np.fromiter((row[tenant] for tenant in log.tenants), dtype=np.intp, count=len(log.tenants))
+        rows = np.fromiter((row[tenant] for tenant in events.tenants), dtype=np.intp, count=len(events.tenants))
         service = np.zeros((len(tenants), len(times_s) + 1))
-        np.add.at(service, (rows, moment + 1), log.service)
-        tokens = np.bincount(moment + 1, weights=log.tokens, minlength=len(times_s) + 1)
+        np.add.at(service, (rows, moment + 1), events.service)
+        tokens = np.bincount(moment + 1, weights=events.tokens, minlength=len(times_s) + 1)
         return cls(tuple(tenants), times_s, np.cumsum(service, axis=1), np.cumsum(tokens))
 
     def column(self, moments: Floats | float, *, before: bool = False) -> Ints:
@@ -78,7 +78,7 @@ class Cumulative:
 def summarise(
     policy: str,
     records: Iterable[RequestRecord],
-    log: ServiceLog,
+    events: ServiceEvents,
     cost: CostFunction,
     weights: Mapping[str, float],
     *,
@@ -92,7 +92,7 @@ def summarise(
     by_tenant = _by_tenant(kept)
     tenants = tuple(by_tenant)
     weight = np.array([weights.get(tenant, 1.0) for tenant in tenants])
-    received = Cumulative.of(log, tenants)
+    received = Cumulative.of(events, tenants)
     last_arrival = max((record.arrival_s for record in kept), default=0.0)
     end = max([last_arrival, *(record.finish_s or 0.0 for record in kept), *received.times_s[-1:].tolist()])
     gap = accumulated_gap(received, weight, [waiting(own, tenant) for tenant, own in by_tenant.items()])

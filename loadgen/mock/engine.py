@@ -5,6 +5,10 @@ steps. A request is taken in order of arrival as soon as a slot is free and the 
 leave room for its input and one token; what does not fit waits inside, as in vLLM. Nothing is preempted: outputs may
 grow past the KV tokens. A gateway that controls its room makes neither happen, and the peaks say whether it did.
 
+This is not the simulated engine (`loadgen.simulator.engine`), and the two share nothing on purpose. That one follows
+the paper's artifact: it knows true output lengths, admits by what will fit to the end, and has a time model of its own.
+This one runs on a clock, knows only what it was asked, and admits by what fits now, as engines in service do.
+
 Input tokens are the words of the prompt, or of all messages together (a chat template adds nothing), or the number of
 token ids. The output is exactly `max_tokens` times "x".
 """
@@ -17,7 +21,8 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import NamedTuple
 
-from loadgen.workloads.traces import LoadgenError
+from loadgen.errors import LoadgenError
+from loadgen.service_log import Peaks
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,21 +73,6 @@ class Event(NamedTuple):
     kind: str
     generation: Generation
     tokens: int
-
-
-class Peaks(NamedTuple):
-    """The most seen in any one step. In flight is what runs and what waits inside: above `slots`, or with more tokens
-    than `kv_tokens`, whoever sends the requests has put more on the engine than it takes. `tokens_held` counts input
-    and output so far, `tokens_reserved` input and `max_tokens`, of all in flight."""
-
-    running: int = 0
-    in_flight: int = 0
-    tokens_held: int = 0
-    tokens_reserved: int = 0
-
-    def highest(self, other: Peaks) -> Peaks:
-        """The higher of both, one by one."""
-        return Peaks(*map(max, self, other))
 
 
 class BatchEngine:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import uvloop
 
-from loadgen.client.wire import PATHS
-from loadgen.judge.service_log import ServiceLogWriter
 from loadgen.mock.engine import BatchEngine, EngineSettings, Generation
-from loadgen.mock.http import BadRequest, Call, Connection, Reply, Stream, read_ask
+from loadgen.mock.http import BadRequest, HttpConnection, HttpRequest, Reply
+from loadgen.mock.log import ServiceLogWriter
+from loadgen.mock.openai import CHAT, COMPLETIONS, Stream, read_ask
 
 HOST = "127.0.0.1"
 BACKLOG = 1024
@@ -45,7 +45,9 @@ class MockServer:
     async def start(self, port: int = 0) -> None:
         """Listen (0: on any free port) and begin to step. Raises OSError."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Connection(self, self._transports), HOST, port, backlog=BACKLOG)
+        self._server = await loop.create_server(
+            lambda: HttpConnection(self, self._transports), HOST, port, backlog=BACKLOG
+        )
         self.port = int(self._server.sockets[0].getsockname()[1])
         self._due = loop.time()
         self._tick()
@@ -61,23 +63,23 @@ class MockServer:
             await self._server.wait_closed()
         self._log.close()
 
-    def answer(self, call: Call, reply: Reply) -> None:
+    def answer(self, request: HttpRequest, reply: Reply) -> None:
         """Called by the connections. Raises BadRequest."""
-        if (page := self._pages.get(call.path)) is not None:
-            reply.whole(200, page(), "application/json" if call.path.startswith("/v1") else "text/plain")
-        elif call.path in PATHS and call.method == "POST":
-            self._submit(call, reply)
+        if (page := self._pages.get(request.path)) is not None:
+            reply.whole(200, page(), "application/json" if request.path.startswith("/v1") else "text/plain")
+        elif request.path in (CHAT, COMPLETIONS) and request.method == "POST":
+            self._submit(request, reply)
         else:
-            raise BadRequest(404, f"unknown URL: {call.method} {call.path}")
+            raise BadRequest(404, f"unknown URL: {request.method} {request.path}")
 
-    def _submit(self, call: Call, reply: Reply) -> None:
-        ask = read_ask(call.path, call.body)
+    def _submit(self, request: HttpRequest, reply: Reply) -> None:
+        ask = read_ask(request.path, request.body)
         if ask.model != self.settings.model:
             raise BadRequest(404, f"the model {ask.model!r} does not exist; expected {self.settings.model!r}")
         if ask.input_tokens >= self.settings.kv_tokens:
             raise BadRequest(400, f"{ask.input_tokens} input tokens; expected fewer than {self.settings.kv_tokens}")
-        stream = Stream(ask, call.request_id, reply)
-        generation = Generation(call.request_id, ask.tenant, ask.input_tokens, ask.max_tokens, stream.produced)
+        stream = Stream(ask, request.request_id, reply)
+        generation = Generation(request.request_id, ask.tenant, ask.input_tokens, ask.max_tokens, stream.produced)
         reply.on_gone = generation.abort
         self.engine.submit(generation)
         self._log.arrived(time.time(), generation)

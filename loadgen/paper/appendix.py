@@ -15,8 +15,8 @@ from loadgen.paper.experiment import Check, Experiment, Shown
 from loadgen.paper.jobs import TABLE_S, Job, Results
 from loadgen.paper.metrics import accumulated_difference
 from loadgen.paper.synthetic import COST, DIFFERENCE, rates, service_panel, told
-from loadgen.report.findings import number
-from loadgen.report.panels import Panel
+from loadgen.report.curves import Panel
+from loadgen.report.numbers import number
 from loadgen.simulator.engine import ENGINES
 from loadgen.simulator.simulate import service_bound
 

@@ -10,18 +10,19 @@ import csv
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from loadgen.errors import LoadgenError
 from loadgen.paper.appendix import APPENDIX
 from loadgen.paper.experiment import Experiment, Shown
 from loadgen.paper.jobs import Results, run_all
 from loadgen.paper.synthetic import SYNTHETIC
 from loadgen.paper.tables import EXPERIMENTS as TABLES
 from loadgen.paper.trace import TRACE
-from loadgen.report.page import escape, table, to_html
-from loadgen.report.panels import Panel, draw_panels
-from loadgen.report.plots import save_both
-from loadgen.simulator.simulate import Progress
-from loadgen.workloads.catalogue import arena_trace
-from loadgen.workloads.traces import LoadgenError
+from loadgen.progress import Progress
+from loadgen.report.curves import Panel
+from loadgen.report.markdown import escape, table, to_html
+from loadgen.report.panels import draw_panels
+from loadgen.report.style import save_both
+from loadgen.workloads.arena import arena_trace
 
 SEEDS = 10  # a single run means little
 SIMULATED = 0.95  # of the whole time

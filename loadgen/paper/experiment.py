@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from loadgen.paper.jobs import Job, Results
-from loadgen.report.findings import number
-from loadgen.report.panels import Panel
+from loadgen.report.curves import Panel
+from loadgen.report.numbers import number
 
 UNKNOWN = "the reason is not known"
 LISTED = 7  # values in a sentence

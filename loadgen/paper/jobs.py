@@ -11,8 +11,9 @@ import numpy as np
 from fairness import Weighted, parse_cost
 from loadgen.judge.metrics import service_difference
 from loadgen.judge.results import Outcome, Run
+from loadgen.progress import Progress
 from loadgen.simulator.parallel import in_parallel
-from loadgen.simulator.simulate import Progress, simulate
+from loadgen.simulator.simulate import simulate
 
 TABLE_S = 600.0  # the horizon of every published table
 # The fit that the authors' runs were scheduled and measured by: a tenth of the one printed in appendix B.2.

@@ -14,8 +14,8 @@ from loadgen.judge.results import Run
 from loadgen.paper.experiment import UNKNOWN, Check, Experiment, Shown
 from loadgen.paper.jobs import Job, Results
 from loadgen.paper.metrics import accumulated, accumulated_difference, response_times, service_rates
-from loadgen.report.findings import number
-from loadgen.report.panels import Panel
+from loadgen.report.curves import Panel
+from loadgen.report.numbers import number
 from loadgen.simulator.engine import ENGINES
 from loadgen.simulator.simulate import service_bound
 

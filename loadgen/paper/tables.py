@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from loadgen.paper.experiment import Check, Experiment, Shown
 from loadgen.paper.jobs import PROFILED, Cells, Job, Results, mean_cells, range_cells
-from loadgen.report.findings import number, percent
+from loadgen.report.numbers import number, percent
 
 HEAD = ("scheduler", "max", "published", "average", "published", "variance", "published", "tokens/s", "published")
 PREDICT = {"vtc": "none", "vtc (predict)": "ewma", "vtc (oracle)": "oracle", "vtc (±50 %)": "0.5"}

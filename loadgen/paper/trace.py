@@ -14,8 +14,8 @@ from loadgen.paper.experiment import Check, Experiment, Shown
 from loadgen.paper.jobs import Job, Results, mean_cells
 from loadgen.paper.metrics import demand_rates
 from loadgen.paper.synthetic import COST, moments_of, response_panel, wait
-from loadgen.report.findings import number, percent
-from loadgen.report.panels import Panel
+from loadgen.report.curves import Panel
+from loadgen.report.numbers import number, percent
 
 ARENA = "arena27"
 VTC, FCFS = Job(ARENA), Job(ARENA, "fcfs")

@@ -1,8 +1,9 @@
-"""The curves of the pictures: rates and medians over time, from the results of a run."""
+"""The curves of the pictures, not yet drawn: rates and medians over time, from the results of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,19 @@ from numpy.typing import NDArray
 from loadgen.judge.results import Run
 
 Line = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """Named lines over common points `x`. More lines than can be told apart are drawn thin and without names, but
+    for those in `marked`."""
+
+    title: str
+    x_label: str
+    y_label: str
+    x: Line
+    lines: Mapping[str, Line]
+    marked: Sequence[str] = ()
 
 
 def half_window_s(run: Run) -> float:

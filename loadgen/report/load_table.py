@@ -12,7 +12,7 @@ from rich.text import Text
 
 from loadgen.client.record import Ending, Exchange, LoadRecord
 from loadgen.judge.results import Percentiles
-from loadgen.report.findings import number
+from loadgen.report.numbers import number
 
 TIMES: dict[str, Callable[[Exchange], float | None]] = {
     "ttft_s": lambda exchange: exchange.ttft_s,

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from loadgen.report.curves import Line
-from loadgen.report.plots import LINES_SHOWN, Theme, add_legend, look, new_figure
+from loadgen.report.curves import Panel
+from loadgen.report.style import LINES_SHOWN, Theme, add_legend, look, new_figure
 
 HEIGHT = 3.6  # inches
-
-
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """Named lines over common points `x`. More lines than can be told apart are drawn thin and without names, but
-    for those in `marked`."""
-
-    title: str
-    x_label: str
-    y_label: str
-    x: Line
-    lines: Mapping[str, Line]
-    marked: Sequence[str] = ()
 
 
 def draw_panels(panels: Sequence[Panel], theme: Theme) -> Figure:

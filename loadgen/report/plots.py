@@ -1,7 +1,4 @@
-"""The pictures of a comparison: PNG files, each in a light and a dark form. Data in, files out, no global state.
-
-Colours are Okabe and Ito's (told apart with any colour vision); lines also differ in style, bars carry their number.
-"""
+"""The pictures of a comparison: PNG files, each in a light and a dark form. Data in, files out."""
 
 from __future__ import annotations
 
@@ -9,52 +6,17 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from loadgen.judge.results import Comparison, Outcome, Run
 from loadgen.report.curves import Line, arrival_bins, binned_ttft, half_window_s, mean_curve, service_rate
-from loadgen.report.findings import (
-    GAP_SHOWN,
-    about_gap,
-    about_response,
-    about_service,
-    about_throughput,
-    busiest,
-)
-
-LINES_SHOWN = 5
-STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
-DPI = 110
-
-
-@dataclass(frozen=True, slots=True)
-class Theme:
-    """Ink, paper and line colours of one form."""
-
-    suffix: str
-    paper: str
-    ink: str
-    faint: str
-    others: str
-    lines: tuple[str, ...]
-
-
-LIGHT = Theme(
-    "", "#ffffff", "#1f2328", "#d5d9de", "#7d848c", ("#0072b2", "#d55e00", "#009e73", "#aa3f83", "#b07d00", "#3d9bd6")
-)
-DARK = Theme(
-    "-dark",
-    "#161b22",
-    "#e6edf3",
-    "#363d47",
-    "#9aa4af",
-    ("#56b4e9", "#f28e4b", "#2fc49a", "#e29cc8", "#f0e442", "#8ec9f0"),
-)
+from loadgen.report.findings import GAP_SHOWN, about_gap, about_response, about_service, about_throughput
+from loadgen.report.numbers import busiest
+from loadgen.report.style import LIGHT, LINES_SHOWN, Theme, add_legend, look, new_figure, save_both, thousands
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +33,6 @@ class Picture:
 
     def save(self, comparison: Comparison, folder: Path) -> None:
         save_both(lambda theme: self.draw(comparison, theme), folder / self.file_name(comparison))
-
-
-def save_both(draw: Callable[[Theme], Figure], path: Path) -> None:
-    """Write a picture to `path`, a .png, and its dark form beside it."""
-    for theme in (LIGHT, DARK):
-        draw(theme).savefig(path.with_stem(path.stem + theme.suffix), dpi=DPI, facecolor=theme.paper)
 
 
 def slug(workload: str) -> str:
@@ -206,49 +162,6 @@ def _panels(
     return figure
 
 
-def new_figure(
-    theme: Theme, rows: int, columns: int, *, height: float, shared: bool = False
-) -> tuple[Figure, Sequence[Axes]]:
-    figure = Figure(figsize=(10, height), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=shared, sharey=shared)
-    for ax in grid.flat:
-        ax.set_facecolor(theme.paper)
-        ax.tick_params(colors=theme.ink, labelsize=9, length=0)
-        ax.grid(color=theme.faint, linewidth=0.7)
-        ax.set_axisbelow(True)
-        ax.spines[:].set_visible(False)
-        ax.xaxis.label.set_color(theme.ink)
-        ax.yaxis.label.set_color(theme.ink)
-        ax.yaxis.set_major_formatter(FuncFormatter(_thousands))
-        ax.xaxis.set_major_formatter(FuncFormatter(_thousands))
-        ax.xaxis.set_major_locator(MaxNLocator(nbins=6))
-    return figure, list(grid.flat)
-
-
-def look(theme: Theme, i: int) -> dict[str, Any]:
-    return {
-        "color": theme.lines[i % len(theme.lines)],
-        "linestyle": STYLES[i % len(STYLES)],
-        "linewidth": 1.7,
-    }
-
-
-def add_legend(figure: Figure, axes: Sequence[Axes], theme: Theme) -> None:
-    """One legend above the picture for the named lines of these axes."""
-    named = [entry for ax in axes for entry in zip(*ax.get_legend_handles_labels(), strict=True)]
-    labels = [label for _, label in named]
-    figure.legend(
-        [handle for handle, _ in named],
-        labels,
-        loc="outside upper left",
-        ncols=min(4, len(labels)) if max(map(len, labels)) > 12 else 6,
-        frameon=False,
-        labelcolor=theme.ink,
-        fontsize=9,
-        handlelength=3,
-    )
-
-
 def _maybe_log(axes: Sequence[Axes]) -> None:
     """Waits of seconds and of minutes in one picture: a logarithmic axis when they differ by more than 30 times."""
     values = np.concatenate([np.asarray(line.get_ydata(), float) for ax in axes for line in ax.lines] or [np.ones(1)])
@@ -259,7 +172,7 @@ def _maybe_log(axes: Sequence[Axes]) -> None:
             ax.set_ylim(values.min() / 1.5, values.max() * 1.5)
             ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
             ax.yaxis.set_minor_locator(NullLocator())
-            ax.yaxis.set_major_formatter(FuncFormatter(_thousands))
+            ax.yaxis.set_major_formatter(FuncFormatter(thousands))
 
 
 def _stack_requests(ax: Axes, comparison: Comparison, theme: Theme) -> None:
@@ -276,7 +189,3 @@ def _stack_requests(ax: Axes, comparison: Comparison, theme: Theme) -> None:
     ax.set_xlabel("requests")
     ax.set_yticks(places, [""] * len(places))
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, labelcolor=theme.ink, fontsize=9)
-
-
-def _thousands(value: float, _: object) -> str:
-    return f"{value:,.0f}" if abs(value) >= 10 or value == int(value) else f"{value:g}"

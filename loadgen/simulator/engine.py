@@ -7,6 +7,9 @@ ends:  max over i of  left_i * (i + 1) + sum of so_far up to i  <  pool.
 Room that one request gives back another may grow into, so the n_in + n_out of what runs can add up to more than the
 pool, and the bound, whose M is the pool, is proven only where they do not. Among 200 random workloads on a pool of 200
 tokens one passed 2U by a sixth; where the whole sum is reserved, as the gateway does, the worst stayed 8 % below.
+
+This is not the mock engine (`loadgen.mock.engine`), which runs on a clock behind real gateways, does not know how long
+answers will be, and admits by what fits now: two laws, and nothing shared.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from math import isfinite
 from typing import Any
 
 from fairness import Capacity, LawError, Ticket
-from loadgen.workloads.traces import LoadgenError
+from loadgen.errors import LoadgenError
 
 MIN_DECODE_STEPS = 10  # between two admissions, while something runs
 IDLE_SLEEP_S = 0.010  # between two looks at the queue, while nothing runs

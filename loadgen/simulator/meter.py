@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairness import CostFunction
-from loadgen.judge.metrics import ServiceLog
+from loadgen.judge.metrics import ServiceEvents
 
 
 class StepMeter:
@@ -17,7 +17,7 @@ class StepMeter:
         self._cost = cost
         self._steps_s: list[float] = []
         self._decoded: dict[str, NDArray[np.float64]] = {}  # tenant -> (service, tokens) per step, [2, capacity]
-        self._log = ServiceLog()
+        self._events = ServiceEvents()
 
     @property
     def steps(self) -> int:
@@ -30,22 +30,22 @@ class StepMeter:
     def served(self, tenant: str, n_in: int, n_out: int, first_token_s: float, first_step: int) -> None:
         """A request ended: one token by its prefill, the others in the steps from `first_step` on."""
         service = np.array([self._cost.service(n_in, k) for k in range(1, n_out + 1)], dtype=np.float64)
-        self._log.add(first_token_s, tenant, float(service[0]), n_in + 1)
+        self._events.add(first_token_s, tenant, float(service[0]), n_in + 1)
         end = first_step + n_out - 1
         decoded = self._row(tenant, end)
         decoded[0, first_step:end] += np.diff(service)
         decoded[1, first_step:end] += 1
 
-    def log(self) -> ServiceLog:
+    def events(self) -> ServiceEvents:
         """The service of all requests that have ended, as it happened. Call it once, at the end."""
         times_s = np.array(self._steps_s, dtype=np.float64)
         for tenant, decoded in self._decoded.items():
             steps = np.flatnonzero(decoded[1])
-            self._log.times_s += times_s[steps].tolist()
-            self._log.tenants += [tenant] * len(steps)
-            self._log.service += decoded[0, steps].tolist()
-            self._log.tokens += decoded[1, steps].astype(int).tolist()
-        return self._log
+            self._events.times_s += times_s[steps].tolist()
+            self._events.tenants += [tenant] * len(steps)
+            self._events.service += decoded[0, steps].tolist()
+            self._events.tokens += decoded[1, steps].astype(int).tolist()
+        return self._events
 
     def _row(self, tenant: str, length: int) -> NDArray[np.float64]:
         row = self._decoded.get(tenant)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from math import isfinite
 
 from fairness import Ewma, NoPrediction, Predictor, Ticket
-from loadgen.workloads.traces import LoadgenError
+from loadgen.errors import LoadgenError
 
 
 class Oracle(NoPrediction):

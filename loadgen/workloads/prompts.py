@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from loadgen.workloads.catalogue import arena_trace
+from loadgen.workloads.arena import arena_trace
 
 _TEXT = (
     "the river carries every letter past the old mill where a clerk keeps count of barges and bread "

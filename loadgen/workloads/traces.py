@@ -10,25 +10,13 @@ import gzip
 from collections.abc import Iterator
 from math import isfinite
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import TextIO
+
+from loadgen.errors import LoadgenError
+from loadgen.workloads.workload import Request, by_arrival
 
 REQUIRED = ("t_s", "tenant", "input_tokens", "output_tokens")
 OPTIONAL = ("model", "session")
-
-
-class LoadgenError(ValueError):
-    """Something the user gave cannot be used; the message says what, where, and what was expected."""
-
-
-class Request(NamedTuple):
-    """One request of a workload: it arrives at `t_s` and will produce exactly `output_tokens`."""
-
-    t_s: float
-    tenant: str
-    input_tokens: int
-    output_tokens: int
-    model: str = ""
-    session: str = ""
 
 
 def read_trace(path: Path) -> tuple[Request, ...]:
@@ -38,12 +26,12 @@ def read_trace(path: Path) -> tuple[Request, ...]:
     """
     try:
         with _open(path) as file:
-            requests = sorted(_rows(path, file), key=lambda request: request.t_s)
+            requests = by_arrival(_rows(path, file))
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise LoadgenError(f"trace {path}: cannot be read ({error})") from None
     if not requests:
         raise LoadgenError(f"trace {path}: no requests; expected at least one row below the header")
-    return tuple(requests)
+    return requests
 
 
 def _open(path: Path) -> TextIO:

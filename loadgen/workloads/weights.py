@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from loadgen.workloads.traces import LoadgenError
+from loadgen.errors import LoadgenError
 
 WEIGHTS_HELP = """\
 File of tenant weights: YAML or JSON with one mapping, like `client-1: 2`, or .csv with the header

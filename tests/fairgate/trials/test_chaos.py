@@ -14,7 +14,8 @@ from fairgate.trials.chaos import ChaosPlan, Fault, run_chaos
 from fairgate.trials.inspection import StoreState, shares_without_sum
 from fairgate.trials.verdicts import Death, Evidence, judge_answers, judge_bills, judge_death, judge_endings, judge_rest
 from loadgen.client.record import Ending, Exchange, LoadRecord
-from loadgen.judge.service_log import EngineRecord, Served
+from loadgen.judge.engines import EngineRecord
+from loadgen.service_log import Served
 
 ENGINE = Path("engine-0.service.log")
 HERE, THERE = "http://127.0.0.1:1", "http://127.0.0.1:2"

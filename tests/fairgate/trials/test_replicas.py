@@ -16,10 +16,10 @@ from fairgate.trials.replicas import (
     room_kept,
     skewed_entries,
 )
-from loadgen.judge.measure import steady_load
-from loadgen.judge.service_log import EngineLog, EngineRecord
-from loadgen.mock.engine import Peaks
-from loadgen.workloads.catalogue import Workload
+from loadgen.judge.engines import EngineLog, EngineRecord
+from loadgen.service_log import Peaks
+from loadgen.workloads.arrivals import steady_load
+from loadgen.workloads.workload import Workload
 
 SECONDS = 4.0
 

@@ -12,7 +12,7 @@ from aiohttp.test_utils import TestServer
 
 from fairness import parse_cost
 from loadgen.calibration.calibrate import calibrate, to_yaml
-from loadgen.client.live import TargetError
+from loadgen.client.target import TargetError
 
 Start = Callable[..., Awaitable[str]]
 

@@ -14,7 +14,7 @@ from fairness import Piecewise, Profiled, parse_cost
 from loadgen.calibration.calibrate import Calibration, markdown, samples_of, to_yaml
 from loadgen.calibration.cost_fit import Sample, fit_piecewise, fit_profiled, nonnegative_least_squares
 from loadgen.client.record import Exchange
-from loadgen.workloads.traces import LoadgenError
+from loadgen.errors import LoadgenError
 
 GRID = list(product((16, 64, 128, 256, 512), (1, 2, 4, 8, 16, 32, 64)))
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fairness import Weighted
 from loadgen.judge.metrics import (
     Cumulative,
-    ServiceLog,
+    ServiceEvents,
     accumulated_gap,
     intersect,
     jain_index,
@@ -37,8 +37,8 @@ def rejected(tenant: str, arrival: float, n_out: int = 1) -> RequestRecord:
     return RequestRecord("r", tenant, 0, n_out, arrival, Outcome.REJECTED, reason="rate_limit")
 
 
-def log_of(*events: tuple[float, str, float]) -> ServiceLog:
-    log = ServiceLog()
+def log_of(*events: tuple[float, str, float]) -> ServiceEvents:
+    log = ServiceEvents()
     for time_s, tenant, service in events:
         log.add(time_s, tenant, service, int(service))
     return log
@@ -215,7 +215,7 @@ def test_jain_index() -> None:
 
 
 def test_a_run_in_which_everything_was_rejected_has_figures() -> None:
-    run = summarise("p", [rejected("a", 3), rejected("b", 4)], ServiceLog(), COST, {})
+    run = summarise("p", [rejected("a", 3), rejected("b", 4)], ServiceEvents(), COST, {})
     assert run.count(Outcome.REJECTED) == 2
     assert (run.service_gap_max, run.throughput_tokens_per_s, run.jain) == (0, 0, 1)
     assert run.tenants["a"].ttft_s.p50 is None

@@ -23,14 +23,17 @@ from fairgate.topology.processes import free_port, running
 from gateway.app import build
 from gateway.config import parse_config
 from gateway.openai.estimate import raw_tokens
-from loadgen.client.live import Target, run_load
+from loadgen.client.open_loop import run_load
 from loadgen.client.record import Ending, LoadRecord
-from loadgen.judge.service_log import EngineRecord, ServiceLogWriter, read_service_logs
+from loadgen.client.target import Target
+from loadgen.errors import LoadgenError
+from loadgen.judge.engines import EngineRecord, read_service_logs
 from loadgen.mock.engine import BatchEngine, EngineSettings, Event, Generation
-from loadgen.mock.http import read_ask
+from loadgen.mock.log import ServiceLogWriter
+from loadgen.mock.openai import read_ask
 from loadgen.mock.server import MockServer
 from loadgen.workloads.prompts import WordPrompts
-from loadgen.workloads.traces import LoadgenError, Request
+from loadgen.workloads.workload import Request
 
 COMPLETIONS = "/v1/completions"
 

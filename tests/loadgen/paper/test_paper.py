@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fairness import Weighted
+from loadgen.errors import LoadgenError
 from loadgen.judge.results import Outcome, RequestRecord
 from loadgen.paper.evaluation import EXPERIMENTS, reproduce_paper
 from loadgen.paper.experiment import Check, Shown
@@ -25,8 +26,7 @@ from loadgen.paper.metrics import (
 from loadgen.paper.synthetic import figure_4, figure_10
 from loadgen.paper.tables import TABLE_5, TABLES
 from loadgen.simulator.parallel import in_parallel
-from loadgen.workloads.catalogue import TRACES_VARIABLE
-from loadgen.workloads.traces import LoadgenError
+from loadgen.workloads.arena import TRACES_VARIABLE
 
 COST = Weighted()
 

@@ -15,12 +15,15 @@ import pytest
 from rich.console import Console
 
 from fairness import Weighted
-from loadgen.judge.metrics import ServiceLog, summarise
+from loadgen.judge.metrics import ServiceEvents, summarise
 from loadgen.judge.results import Comparison, Outcome, RequestRecord, Run
 from loadgen.report.findings import about_gap, about_response, about_service, about_throughput, headline
-from loadgen.report.page import page, print_comparison, to_html, write_report
-from loadgen.report.plots import LIGHT, LINES_SHOWN, draw_gap, draw_response, draw_service
-from loadgen.simulator.compare import Case, compare_suite
+from loadgen.report.markdown import to_html
+from loadgen.report.page import TITLE, page, write_report
+from loadgen.report.plots import draw_gap, draw_response, draw_service
+from loadgen.report.style import LIGHT, LINES_SHOWN
+from loadgen.report.terminal import print_comparison
+from loadgen.simulator.suite import Case, compare_suite
 
 VOID = {"meta", "img", "source", "br", "hr", "link"}
 
@@ -35,7 +38,7 @@ def made_run(
 ) -> Run:
     """Each tenant sends one request a second, of 10 and 20 tokens, and gets its first token after `waits` seconds
     and the rest a second later; the first `rejected` requests of the first tenant are turned away."""
-    log, records = ServiceLog(), []
+    log, records = ServiceEvents(), []
     for tenant, wait in waits.items():
         for k in range(requests):
             name = f"{tenant}-{k}"
@@ -221,7 +224,7 @@ def test_the_page_is_self_contained(report: Path) -> None:
 
 def test_names_from_files_cannot_break_the_page() -> None:
     names = {"<b>|*x*": 0.5, "a_b_[c](d) `e`": 0.5, "~~\\|": 2.0}
-    html = Page(to_html(page([made("<i>|*load*.csv", vtc=made_run("vtc", names))])))
+    html = Page(to_html(page([made("<i>|*load*.csv", vtc=made_run("vtc", names))]), TITLE))
     assert not html.seen & {"b", "i", "code", "a"}
     assert [row[0] for row in html.tables[2][1:]] == sorted(names)
     assert html.tables[0][1][0] == "<i>|*load*.csv"
@@ -233,7 +236,7 @@ def test_27_tenants_stay_readable() -> None:
         figure = draw(comparison, LIGHT)
         assert [len(ax.lines) for ax in figure.axes] == [LINES_SHOWN + 1] * 2
         assert "mean of 22 others" in [text.get_text() for text in figure.legends[0].get_texts()]
-    tenants = Page(to_html(page([comparison]))).tables[2]
+    tenants = Page(to_html(page([comparison]), TITLE)).tables[2]
     assert tenants[-1][0] == "19 others"
     shares = [float(row[2]) for row in tenants[1:]]
     assert abs(sum(shares) - 1) < 0.01
@@ -275,8 +278,8 @@ def _unequal() -> dict[str, Run]:
     return runs
 
 
-def _log_of(records: Sequence[RequestRecord]) -> ServiceLog:
-    log = ServiceLog()
+def _log_of(records: Sequence[RequestRecord]) -> ServiceEvents:
+    log = ServiceEvents()
     for record in records:
         assert record.finish_s is not None
         log.add(record.finish_s, record.tenant, 50.0, 30)
@@ -304,7 +307,7 @@ def test_shares_are_told_from_when_every_tenant_sends() -> None:
         for r in late.records
     ]
     records = [*early.records, *moved]
-    log = ServiceLog()
+    log = ServiceEvents()
     for record in records:
         log.add(record.first_token_s or 0.0, record.tenant, 50.0, 30)
     run = summarise("vtc", records, log, Weighted(), {})
@@ -318,13 +321,13 @@ def test_nothing_answered_is_said_not_drawn() -> None:
         RequestRecord(r.id, r.tenant, 10, 20, r.arrival_s, Outcome.REJECTED, reason="rate_limit")
         for r in nothing.records
     ]
-    comparison = made(vtc=summarise("vtc", records, ServiceLog(), Weighted(), {}))
+    comparison = made(vtc=summarise("vtc", records, ServiceEvents(), Weighted(), {}))
     assert about_response(comparison) == "Nothing that the light tenants asked was answered."
     assert about_throughput(comparison) == "Nothing was served."
     for draw in (draw_service, draw_response, draw_gap):
         draw(comparison, LIGHT)
     assert "rejects 100.0" in headline(comparison)
-    assert Page(to_html(page([comparison]))).tables[1][-1] == ["TTFT p99 (s)", "–"]
+    assert Page(to_html(page([comparison]), TITLE)).tables[1][-1] == ["TTFT p99 (s)", "–"]
 
 
 def test_progress_rises_to_the_end(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fairness import LawError, Ticket
+from loadgen.errors import LoadgenError
 from loadgen.simulator.engine import ENGINES, EngineConfig, EngineRoom, fits_pool, parse_engine
 from loadgen.simulator.simulate import simulate
-from loadgen.workloads.traces import LoadgenError
 
 SIZES = st.lists(st.tuples(st.integers(1, 30), st.integers(0, 30)), min_size=1, max_size=8)
 

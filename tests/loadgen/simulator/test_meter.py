@@ -9,13 +9,12 @@ from hypothesis import strategies as st
 from fairness import Profiled, Weighted, parse_cost
 from loadgen.simulator.engine import parse_engine
 from loadgen.simulator.meter import StepMeter
-from loadgen.simulator.simulate import Simulation
-from loadgen.workloads.catalogue import Workload
-from loadgen.workloads.traces import Request
+from loadgen.simulator.simulation import Simulation
+from loadgen.workloads.workload import Request, Workload
 
 
 def events(meter: StepMeter) -> list[tuple[float, str, float, int]]:
-    log = meter.log()
+    log = meter.events()
     return sorted(zip(log.times_s, log.tenants, log.service, log.tokens, strict=True))
 
 

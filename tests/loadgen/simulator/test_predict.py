@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fairness import Ewma, NoPrediction, Ticket
+from loadgen.errors import LoadgenError
 from loadgen.simulator.predict import Oracle, parse_predict
-from loadgen.workloads.traces import LoadgenError
 
 OUTPUTS = {Ticket(f"t{i}", "a", 10, 10_000): 200 for i in range(400)}
 

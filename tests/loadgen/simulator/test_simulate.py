@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from fairness import CostError, parse_cost
 from loadgen.judge.results import Comparison, Outcome, RequestRecord, Run
 from loadgen.simulator.engine import parse_engine
-from loadgen.simulator.simulate import Simulation, simulate
-from loadgen.workloads.catalogue import Workload
-from loadgen.workloads.traces import Request
+from loadgen.simulator.simulate import simulate
+from loadgen.simulator.simulation import Simulation
+from loadgen.workloads.workload import Request, Workload
 
 ENGINE = "prefill_ms_per_token=1,decode_ms=10,decode_ms_per_seq=1,pool_tokens=100,max_running=4"
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from loadgen.workloads.traces import LoadgenError, Request, read_trace
+from loadgen.errors import LoadgenError
+from loadgen.workloads.traces import read_trace
+from loadgen.workloads.workload import Request
 
 HEADER = "t_s,tenant,input_tokens,output_tokens,model,session\n"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from loadgen.workloads.traces import LoadgenError
+from loadgen.errors import LoadgenError
 from loadgen.workloads.weights import read_weights
 
 TENANTS = ("a", "b", "7")

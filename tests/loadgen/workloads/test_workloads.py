@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from loadgen.workloads.catalogue import ARENA_REQUESTS, TRACES_VARIABLE, WORKLOADS, Workload, load_workload
-from loadgen.workloads.traces import LoadgenError
+from loadgen.errors import LoadgenError
+from loadgen.workloads.arena import ARENA_REQUESTS, TRACES_VARIABLE
+from loadgen.workloads.arrivals import steady_load
+from loadgen.workloads.catalogue import WORKLOADS, load_workload
+from loadgen.workloads.workload import Workload
 
 SYNTHETIC = [name for name in WORKLOADS if name != "arena27"]
 
@@ -174,3 +177,10 @@ def test_an_unknown_workload_lists_the_names() -> None:
     with pytest.raises(LoadgenError, match="'overlod' is neither a name nor a file") as error:
         load_workload("overlod")
     assert all(name in str(error.value) for name in WORKLOADS)
+
+
+def test_steady_load_has_its_rates() -> None:
+    load = steady_load({"a": 2.0, "b": 0.5}, 10.0, 30, 40)
+    assert [sum(r.tenant == tenant for r in load) for tenant in "ab"] == [20, 5]
+    assert [r.t_s for r in load] == sorted(r.t_s for r in load)
+    assert {(r.input_tokens, r.output_tokens) for r in load} == {(30, 40)}

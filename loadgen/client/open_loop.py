@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from itertools import count, cycle
 from secrets import token_hex
 
@@ -17,66 +16,14 @@ import aiohttp
 
 from loadgen.client.record import Ending, Exchange, LoadRecord
 from loadgen.client.sse import DONE, SseParser, TooLarge
-from loadgen.client.wire import CHAT, PATHS, error_code, note_event, queue_seconds, request_body
+from loadgen.client.target import Target, TargetError, bearer, check_target, url_of
+from loadgen.client.wire import error_code, note_event, queue_seconds, request_body
+from loadgen.progress import Progress, quiet
 from loadgen.workloads.prompts import Prompts
-from loadgen.workloads.traces import LoadgenError, Request
+from loadgen.workloads.workload import Request
 
 REFUSALS = {503, 529}  # besides every 4xx
 PROGRESS_S = 0.5
-
-
-class TargetError(LoadgenError):
-    """The target cannot be loaded: says which address or tenant, what came back and what was expected."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """An OpenAI-compatible endpoint, which may have many addresses, and how hard it may be pressed.
-
-    `keys` are API keys by tenant. `entries` are the addresses that a tenant's requests enter through, in turn; those of
-    a tenant that it does not name enter through `base_url`. `path` is what is asked there. A request over
-    `max_in_flight` is not sent but recorded as failed, so memory is bounded and nothing waits; one that lasts longer
-    than `request_timeout_s`, or than `drain_s` after the last arrival, is aborted.
-    """
-
-    base_url: str
-    keys: Mapping[str, str]
-    model: str
-    request_timeout_s: float = 600.0
-    drain_s: float = 600.0
-    max_in_flight: int = 20_000
-    entries: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    path: str = CHAT
-
-    def __post_init__(self) -> None:
-        for address in (self.base_url, *(url for urls in self.entries.values() for url in urls)):
-            if not address.startswith(("http://", "https://")):
-                raise TargetError(f"target {address!r}: expected an address that starts with http:// or https://")
-        if nowhere := [tenant for tenant, urls in self.entries.items() if not urls]:
-            raise TargetError(f"target: no entry for tenant {nowhere[0]}; expected at least one address")
-        if self.path not in PATHS:
-            raise TargetError(f"target: path is {self.path!r}; expected {' or '.join(PATHS)}")
-        for name in ("request_timeout_s", "drain_s", "max_in_flight"):
-            if not getattr(self, name) > 0:
-                raise TargetError(f"target: {name} is {getattr(self, name)!r}; expected more than 0")
-
-    def url(self, path: str) -> str:
-        return _url(self.base_url, path)
-
-    def addresses(self, tenant: str) -> Sequence[str]:
-        """Where a tenant's requests enter."""
-        return self.entries.get(tenant) or (self.base_url,)
-
-
-def _url(address: str, path: str) -> str:
-    return address.rstrip("/").removesuffix("/v1") + path
-
-
-Progress = Callable[[str, float], None]  # (what is going on, part done 0..1)
-
-
-def quiet(what: str, part: float) -> None:
-    """Progress for nobody."""
 
 
 async def run_load(
@@ -92,7 +39,7 @@ async def run_load(
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=30)
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-        await _check_target(session, target, {arrival.tenant for arrival in ordered})
+        await check_target(session, target, {arrival.tenant for arrival in ordered})
         client = _Client(session, target, prompts or Prompts(), progress)
         return await client.run(ordered)
 
@@ -103,26 +50,6 @@ def _check_keys(target: Target, arrivals: Sequence[Request]) -> None:
     missing = sorted({arrival.tenant for arrival in arrivals} - set(target.keys))
     if missing:
         raise TargetError(f"no API key for tenant {', '.join(missing[:5])}; expected one for each of the workload")
-
-
-async def _check_target(session: aiohttp.ClientSession, target: Target, tenants: set[str]) -> None:
-    for tenant in sorted(tenants):
-        for address in target.addresses(tenant):
-            await _check_address(session, _url(address, "/v1/models"), tenant, target.keys[tenant])
-
-
-async def _check_address(session: aiohttp.ClientSession, url: str, tenant: str, key: str) -> None:
-    try:
-        async with session.get(url, headers=_bearer(key)) as response:
-            status, text = response.status, await response.text()
-    except (aiohttp.ClientError, OSError) as error:
-        raise TargetError(f"{url} does not answer ({error}); expected a running OpenAI-compatible server") from None
-    if status != 200:
-        raise TargetError(f"{url} answers {status} to tenant {tenant}'s key ({text[:200]!r}); expected 200")
-
-
-def _bearer(key: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {key}"}
 
 
 class _Client:
@@ -201,8 +128,8 @@ class _Client:
 
     async def _exchange(self, exchange: Exchange) -> None:
         prompt = self._prompts.build(exchange.wanted_input_tokens)
-        headers = _bearer(self._target.keys[exchange.tenant]) | {"x-request-id": exchange.request_id}
-        url, path = _url(exchange.gateway, self._target.path), self._target.path
+        headers = bearer(self._target.keys[exchange.tenant]) | {"x-request-id": exchange.request_id}
+        url, path = url_of(exchange.gateway, self._target.path), self._target.path
         async with self._session.post(url, json=request_body(path, exchange, prompt), headers=headers) as response:
             exchange.status = response.status
             exchange.queue_s = queue_seconds(response.headers.get("x-fairgate-queue-ms"))

@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from loadgen.paper.arena import PUBLISHED, Figures, Key, reproduce, table
-from loadgen.workloads.catalogue import TRACES_VARIABLE, arena_trace
+from loadgen.paper.table2 import PUBLISHED, Figures, Key, reproduce, table
+from loadgen.workloads.arena import TRACES_VARIABLE, arena_trace
 
 SEEDS = range(1, 11)
 KEYS: list[Key] = [(policy, "none") for policy in ("fcfs", "lcf", "vtc", "rpm:5", "rpm:20", "rpm:30")]

@@ -19,15 +19,19 @@ from hypothesis import strategies as st
 from fairness import Profiled, Weighted
 from gateway.app import build
 from gateway.config import parse_config
-from loadgen.client.live import Target, run_load
+from loadgen.client.open_loop import run_load
 from loadgen.client.record import Ending, Exchange, LoadRecord
-from loadgen.judge.measure import saturation
+from loadgen.client.target import Target
+from loadgen.judge.engines import read_service_logs
+from loadgen.judge.live import judge
 from loadgen.judge.metrics import waiting
-from loadgen.judge.service_log import ServiceLogError, ServiceLogWriter, judge, read_service_logs
-from loadgen.mock.engine import EngineSettings, Event, Generation, Peaks
+from loadgen.judge.saturation import saturation
+from loadgen.mock.engine import EngineSettings, Event, Generation
+from loadgen.mock.log import ServiceLogWriter
 from loadgen.mock.server import MockServer
+from loadgen.service_log import Peaks, ServiceLogError
 from loadgen.workloads.prompts import WordPrompts
-from loadgen.workloads.traces import Request
+from loadgen.workloads.workload import Request
 
 COST = Weighted()
 START = {"t": 90.0, "event": "start", "model": "m", "slots": 2, "kv_tokens": 64, "step_s": 0.02}

@@ -12,10 +12,13 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from fairness import Scheduler, Ticket, Weighted, Worker, WorkerRoom, parse_policy
-from loadgen.client.live import Target, run_load
+from loadgen.client.open_loop import run_load
 from loadgen.client.record import Ending, Exchange, LoadRecord
-from loadgen.judge.measure import live_comparison, measure, saturation, steady_load
+from loadgen.client.target import Target
+from loadgen.judge.live import measure
 from loadgen.judge.results import Outcome, Run
+from loadgen.judge.saturation import live_comparison, saturation
+from loadgen.workloads.arrivals import steady_load
 
 COST = Weighted()
 
@@ -138,13 +141,6 @@ def test_a_live_comparison_carries_the_trust_of_its_shares() -> None:
     assert comparison.settings["model"] == "m"
     assert "needed 1,000" in comparison.settings["shares under vtc"]
     assert set(comparison.to_json()) == {"workload", "seed", "bound", "runs"}
-
-
-def test_steady_load_has_its_rates() -> None:
-    load = steady_load({"a": 2.0, "b": 0.5}, 10.0, 30, 40)
-    assert [sum(r.tenant == tenant for r in load) for tenant in "ab"] == [20, 5]
-    assert [r.t_s for r in load] == sorted(r.t_s for r in load)
-    assert {(r.input_tokens, r.output_tokens) for r in load} == {(30, 40)}
 
 
 BOUND = 48.0  # 2U of the server below: two output prices on its 12 tokens

@@ -11,10 +11,11 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from loadgen.client.live import Target, TargetError, run_load
+from loadgen.client.open_loop import run_load
 from loadgen.client.record import Ending, LoadRecord
+from loadgen.client.target import Target, TargetError
 from loadgen.workloads.prompts import Prompts
-from loadgen.workloads.traces import Request
+from loadgen.workloads.workload import Request
 
 
 def due(t_s: float = 0.0, tenant: str = "a", output_tokens: int = 5) -> Request:

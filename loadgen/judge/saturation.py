@@ -1,4 +1,4 @@
-"""From what a live client saw to the same `Run` that a simulation gives, and whether its shares mean anything."""
+"""Whether the shares of a live run mean anything: did every tenant want more than it got, for long enough?"""
 
 from __future__ import annotations
 
@@ -8,60 +8,10 @@ from functools import reduce
 from math import inf
 
 from fairness import CostFunction
-from loadgen.client.record import Ending, Exchange, LoadRecord
-from loadgen.judge.metrics import ServiceLog, intersect, summarise, waiting
-from loadgen.judge.results import Comparison, Outcome, RequestRecord, Run
-from loadgen.workloads.traces import Request
+from loadgen.judge.metrics import intersect, waiting
+from loadgen.judge.results import Comparison, Run
 
 LEAST_OFFER = 1.2  # times its fair share that each tenant alone must offer (DESIGN section 8)
-
-OUTCOMES = {
-    Ending.FINISHED: Outcome.FINISHED,
-    Ending.REJECTED: Outcome.REJECTED,
-    Ending.ABORTED: Outcome.ABORTED,
-    Ending.FAILED: Outcome.ABORTED,
-}
-
-
-def measure(policy: str, record: LoadRecord, cost: CostFunction, weights: Mapping[str, float]) -> Run:
-    """The figures of a live run, by the same definitions as a simulated one (DESIGN section 8).
-
-    A request that failed counts as aborted, its code as the reason. The input is served when the first token comes.
-    """
-    log = ServiceLog()
-    for exchange in record.exchanges:
-        _log(exchange, cost, log)
-    return summarise(policy, request_records(record), log, cost, weights)
-
-
-def request_records(record: LoadRecord) -> list[RequestRecord]:
-    """The requests of a live run as those of any run; each one's id is its place in the order of arrival, from 0."""
-    return [_request(i, exchange) for i, exchange in enumerate(record.exchanges)]
-
-
-def _log(exchange: Exchange, cost: CostFunction, log: ServiceLog) -> None:
-    served, tokens, n_in = 0.0, -exchange.input_tokens, exchange.input_tokens
-    for time_s, produced in zip(exchange.times_s, exchange.counts, strict=True):
-        service = cost.service(n_in, produced)
-        log.add(time_s, exchange.tenant, service - served, produced - tokens)
-        served, tokens = service, produced
-
-
-def _request(number: int, exchange: Exchange) -> RequestRecord:
-    rejected = exchange.ending is Ending.REJECTED
-    unserved = exchange.first_token_s is None
-    return RequestRecord(
-        id=str(number),
-        tenant=exchange.tenant,
-        input_tokens=exchange.input_tokens or exchange.wanted_input_tokens,
-        output_tokens=exchange.wanted_output_tokens if unserved else exchange.output_tokens,
-        arrival_s=exchange.arrival_s,
-        outcome=OUTCOMES[exchange.ending],
-        dispatched_s=exchange.dispatched_s,
-        first_token_s=exchange.first_token_s,
-        finish_s=None if rejected else exchange.end_s,
-        reason=exchange.code,
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,15 +99,3 @@ def live_comparison(
     kept = tuple(runs)
     trust = {f"shares under {run.policy}": str(saturation(run, cost, weights, bound, tolerance)) for run in kept}
     return Comparison(workload, 0, bound, kept, dict(weights), dict(settings or {}) | trust)
-
-
-def steady_load(
-    rates: Mapping[str, float], seconds: float, input_tokens: int, output_tokens: int, model: str = ""
-) -> tuple[Request, ...]:
-    """Evenly spaced requests of one size: `rates` in requests per second by tenant, the first of each at 0."""
-    requests = [
-        Request(i / rate, tenant, input_tokens, output_tokens, model)
-        for tenant, rate in rates.items()
-        for i in range(round(rate * seconds))
-    ]
-    return tuple(sorted(requests))

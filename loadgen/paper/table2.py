@@ -1,20 +1,15 @@
 """The paper's table 2 again: the 27-client trace under every policy, mean over jittered seeds, beside the
-published figures.
-
-    python -m loadgen.paper.arena [SEEDS]
+published figures: `fairgate arena`.
 
 A single run means little: 50 ms of jitter move VTC's maximum by a third.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import astuple, dataclass
 from statistics import fmean
 
-from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from loadgen.judge.results import Outcome
@@ -97,19 +92,3 @@ def table(found: Mapping[Key, Figures], seeds: int) -> Table:
 
 def _beside(found: float | None, published: float | None) -> str:
     return f"{found:.0f}" + ("" if published is None else f" ({published:.0f})")
-
-
-def main() -> None:
-    """Print the table; the one argument is the number of seeds, 10 where it is missing."""
-    text = sys.argv[1] if len(sys.argv) > 1 else "10"
-    if not text.isdecimal() or int(text) < 1:
-        raise SystemExit(f"seeds {text!r}: expected a whole number, at least 1")
-    seeds = int(text)
-    with Progress(console=Console(stderr=True)) as bar:
-        task = bar.add_task(f"{len(PUBLISHED)} policies, {seeds} seeds", total=1.0)
-        found = reproduce(range(1, seeds + 1), progress=lambda part: bar.update(task, completed=part))
-    Console().print(table({key: found[key] for key in PUBLISHED}, seeds))
-
-
-if __name__ == "__main__":
-    main()

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from loadgen.judge.results import Comparison
-from loadgen.simulator.simulate import Progress, simulate
+from loadgen.progress import Progress
+from loadgen.simulator.simulate import simulate
 
 
 @dataclass(frozen=True, slots=True)
