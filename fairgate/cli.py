@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -45,6 +47,17 @@ Policies = Annotated[
 Cost = Annotated[
     str, typer.Option(help="What a token costs: weighted:INPUT,OUTPUT or profiled[:a=..,b=..,c=..,d=..,e=..].")
 ]
+
+
+@contextmanager
+def needing(extra: str, what: str) -> Iterator[None]:
+    """Around the imports of a command. Raises ProcessError that says what to install where one is not there."""
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        raise ProcessError(
+            f"{what} needs {missing.name}, which the base install leaves out: pip install 'fairgate[{extra}]'"
+        ) from None
 
 
 def out_of(spec: str) -> list[str]:
@@ -124,14 +137,10 @@ def worker(
     threads: Annotated[int, typer.Option(help="Compute threads; 0: one per core, less one for HTTP.")] = 0,
 ) -> None:
     """Run a worker alone: an OpenAI-compatible engine with continuous batching and LoRA adapters."""
-    try:
+    with needing("worker", "the worker"):
         from backend.errors import WorkerError
         from backend.worker.config import WorkerConfig
         from backend.worker.main import run
-    except ModuleNotFoundError as missing:
-        raise ProcessError(
-            f"the worker needs {missing.name}, which the base install leaves out: pip install 'fairgate[worker]'"
-        ) from None
     try:
         settings = WorkerConfig(
             model=model,
@@ -196,9 +205,12 @@ def simulate(
     out: Annotated[Path | None, typer.Option(help="Write a report with pictures to this folder.")] = None,
 ) -> None:
     """Run a workload through the production scheduler in front of a simulated engine."""
-    from loadgen.report.page import write_report
     from loadgen.report.terminal import print_comparison
     from loadgen.simulator.simulate import simulate as run_simulation
+
+    if out:
+        with needing("report", "the report"):
+            from loadgen.report.page import write_report
 
     with progress_bar() as progress:
         comparison = run_simulation(
@@ -272,8 +284,10 @@ def compare(
     ] = "default",
 ) -> None:
     """VTC against FCFS, LCF and RPM: a table, and a report with pictures."""
-    from loadgen.report.page import write_report
     from loadgen.report.terminal import print_comparison
+
+    with needing("report", "the report"):
+        from loadgen.report.page import write_report
 
     if suite not in ("default", "paper"):
         raise ProcessError(f"--suite {suite}: expected default or paper")
