@@ -11,9 +11,9 @@ from torch import Tensor
 
 from kernels.attention.plan import AttentionPlan, plan_attention
 from kernels.errors import require
+from kernels.lora.plan import BatchPlan, plan_batch
 from kernels.lora.rows import PagedRows, RankRows, pack_rows
 from kernels.lora.weights import LoraWeights
-from kernels.plan import BatchPlan, plan_batch
 
 POPULARITIES = ("distinct", "uniform", "zipf", "identical")
 ZIPF_EXPONENT = 1.5

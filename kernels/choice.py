@@ -6,15 +6,16 @@ from collections.abc import Callable, Hashable, Mapping
 from time import perf_counter
 
 Run = Callable[[], object]
+Clock = Callable[[Run], float]  # the seconds that one call of a function takes
 
 
 class MeasuredChoice:
     """Remembers, per shape, which of several functions ran fastest.
 
-    measure  seconds that one call of a function takes; the least of `repeats` counts
+    measure  the clock; of `repeats` times the least counts
     """
 
-    def __init__(self, measure: Callable[[Run], float], repeats: int = 3) -> None:
+    def __init__(self, measure: Clock, repeats: int = 3) -> None:
         self._measure = measure
         self._repeats = repeats
         self._best: dict[Hashable, str] = {}

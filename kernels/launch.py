@@ -77,6 +77,11 @@ class KernelCall:
         return ASTSource(fn=self.kernel, signature=signature, constexprs=constants, attrs=attributes)
 
 
+def precision(dtype: torch.dtype) -> str:
+    """Full float32 products for float32 weights; the half types have only one way."""
+    return "ieee" if dtype == torch.float32 else "tf32"
+
+
 def _type_of(value: object) -> str:
     if isinstance(value, Tensor):
         return _TYPES[value.dtype]

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from kernels.attention.plan import AttentionPlan
 from kernels.attention.triton import attention_kernel, join_kernel
-from kernels.launch import KernelCall
-from kernels.lora.cuda import precision
+from kernels.launch import KernelCall, precision
 
 LOG2_E = math.log2(math.e)
 LEAST_STRETCH = 256  # keys; a shorter stretch is not worth joining

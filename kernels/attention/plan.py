@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from kernels.errors import require
-from kernels.plan import to_device
-
-T = TypeVar("T")
+from kernels.plan import StepPlan, to_device
 
 
 @dataclass(frozen=True)
-class AttentionPlan:
+class AttentionPlan(StepPlan):
     """Build it with `plan_attention`.
 
     query_lengths    per sequence the new tokens in this step; the batch holds them one sequence after another
@@ -34,13 +31,6 @@ class AttentionPlan:
     deterministic: bool
     page_table: Tensor
     new_slots: Tensor
-    _derived: dict[Hashable, object] = field(default_factory=dict, repr=False, compare=False)
-
-    def derive(self, key: Hashable, build: Callable[[], T]) -> T:
-        """What `build` returns, built once per plan and key: all layers share it."""
-        if key not in self._derived:
-            self._derived[key] = build()
-        return cast(T, self._derived[key])
 
     @cached_property
     def first_rows(self) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import process_time
 
@@ -21,12 +21,10 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from kernels.cases import lora_case, popularity
-from kernels.choice import Run, wall_seconds
+from kernels.choice import Clock, Run, wall_seconds
 from kernels.lora.ops import lora_add
+from kernels.lora.plan import BatchPlan, plan_batch
 from kernels.lora.weights import LoraWeights
-from kernels.plan import BatchPlan, plan_batch
-
-Clock = Callable[[Run], float]
 
 
 def cpu_seconds(run: Run) -> float:

@@ -4,17 +4,16 @@ CUDA events around a graph on a GPU, the wall clock in tests."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor
 
-from kernels.bench.peers import FLOOR, OURS, PEERS, Run, peer_case
+from kernels.bench.peers import FLOOR, OURS, PEERS, peer_case
 from kernels.cases import LoraCase, lora_case, popularity
+from kernels.choice import Clock
 from kernels.lora.reference import lora_expand_reference, lora_shrink_reference
-
-Clock = Callable[[Run], float]
 
 LLAMA_8B = {
     "qkv": (4096, (4096, 1024, 1024)),

@@ -6,7 +6,6 @@ adapter at the largest rank); where a version differs from what is called here, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -14,12 +13,11 @@ import torch
 from torch import Tensor
 
 from kernels.cases import LoraCase
+from kernels.choice import Run
 from kernels.lora.ops import lora_add
+from kernels.lora.plan import BatchPlan
 from kernels.lora.rows import RankRows
 from kernels.lora.weights import LoraWeights
-from kernels.plan import BatchPlan
-
-Run = Callable[[], object]
 
 
 @dataclass(frozen=True)

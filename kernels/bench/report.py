@@ -1,4 +1,5 @@
-"""`fairgate bench kernels --out DIR`: the kernels on the machine at hand, as a report and as JSON.
+"""The kernels on the machine at hand, as a report and as JSON: `fairgate bench kernels --out DIR`, and where only torch
+is installed `python -m kernels.bench --out DIR`.
 
 On a CUDA machine: correctness first, then the median of device-event times around a CUDA graph, the L2 cache flushed
 before each, on fresh random data, within ten minutes. Everywhere: what LoRA adds on the CPU.
@@ -18,7 +19,7 @@ import torch
 
 from kernels.bench import cpu as bench_cpu
 from kernels.bench.lora import Row, bench_shape, grid, summary, table
-from kernels.bench.peers import Run
+from kernels.choice import Run
 
 NOT_MEASURED = "Not measured yet: run `fairgate bench kernels --out DIR` on a CUDA machine."
 GPU_LIMIT_S = 480.0
@@ -114,7 +115,3 @@ def matmul_rate(clock: GraphClock, size: int = 8192) -> float:
     """Floating-point operations per second of a large bf16 product."""
     a = torch.randn((size, size), device="cuda").bfloat16()
     return 2 * size**3 / clock(lambda: a @ a)
-
-
-if __name__ == "__main__":  # where only torch is installed: python -m kernels.bench.report DIR
-    raise SystemExit(main(Path(sys.argv[1] if len(sys.argv) > 1 else "out/kernels")))

@@ -11,9 +11,9 @@ from torch import Tensor
 from kernels.choice import MeasuredChoice, wall_seconds
 from kernels.lora.grouped import add_grouped, expand_grouped, grouping, shrink_grouped, split_shrunk
 from kernels.lora.masked import add_masked, masked_applies
+from kernels.lora.plan import BatchPlan
 from kernels.lora.tiles import add_tiles, expand_tiles, shrink_tiles
 from kernels.lora.weights import LoraWeights
-from kernels.plan import BatchPlan
 
 _choice = MeasuredChoice(wall_seconds)
 

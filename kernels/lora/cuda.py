@@ -10,11 +10,12 @@ import triton
 from torch import Tensor
 
 from kernels.choice import MeasuredChoice, Run
-from kernels.launch import KernelCall
+from kernels.launch import KernelCall, precision
+from kernels.lora.plan import BatchPlan
 from kernels.lora.row_table import RowTable
 from kernels.lora.triton import expand_rows_kernel, expand_tiles_kernel, shrink_rows_kernel, shrink_tiles_kernel
 from kernels.lora.weights import LoraWeights
-from kernels.plan import TILE_TOKENS, BatchPlan
+from kernels.plan import TILE_TOKENS
 
 MOST_SPLITS = 16
 WAVES = 2  # programs wanted per multiprocessor
@@ -116,11 +117,6 @@ def expand_call(launch: Launch, out: Tensor, shrunk: Tensor, weights: LoraWeight
     # One stage: ptxas before 13.3 miscompiles a pipelined wgmma whose first operand is converted in registers.
     options = {"num_stages": 1, "num_warps": 4 if launch.tile == TILE_TOKENS else 8}
     return KernelCall(expand_tiles_kernel, (len(tiles), blocks, len(weights.b)), arguments, constants, options)
-
-
-def precision(dtype: torch.dtype) -> str:
-    """Full float32 products for float32 weights; the half types have only one way."""
-    return "ieee" if dtype == torch.float32 else "tf32"
 
 
 def _constants(table: RowTable) -> dict[str, object]:

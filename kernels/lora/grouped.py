@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kernels.lora.plan import BatchPlan, Segment
 from kernels.lora.weights import LoraWeights
-from kernels.plan import BatchPlan, Segment
 
 
 @dataclass(frozen=True, slots=True)

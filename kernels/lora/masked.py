@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from kernels.errors import require
+from kernels.lora.plan import BatchPlan
 from kernels.lora.rows import RankRows
 from kernels.lora.weights import LoraWeights
-from kernels.plan import BatchPlan
 
 ROWS_AT_MOST = 4  # times the rank rows in use: beyond it the wide product is not worth measuring
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from kernels.errors import require
 from kernels.lora.cpu import lora_add_cpu, lora_expand_cpu, lora_shrink_cpu
+from kernels.lora.plan import BatchPlan
 from kernels.lora.weights import LoraWeights
-from kernels.plan import BatchPlan
 
 
 def lora_shrink(x: Tensor, weights: LoraWeights, plan: BatchPlan) -> Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kernels.lora.plan import BatchPlan
 from kernels.lora.weights import LoraWeights
-from kernels.plan import BatchPlan
 
 
 def lora_shrink_reference(x: Tensor, weights: LoraWeights, plan: BatchPlan) -> Tensor:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import pad
 
+from kernels.lora.plan import BatchPlan, Segment
 from kernels.lora.weights import LoraWeights
-from kernels.plan import TILE_TOKENS, BatchPlan, Segment
+from kernels.plan import TILE_TOKENS
 
 
 def add_tiles(out: Tensor, x: Tensor, weights: LoraWeights, plan: BatchPlan) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from kernels.bench.lora import Row, Shape, bench_shape, grid, summary, table
 from kernels.bench.peers import PEERS
 from kernels.choice import wall_seconds
 
+ROOT = Path(__file__).parents[3]
 TINY = bench_cpu.ModelShape("tiny", 1, ((32, (32, 16, 16)), (64, (32,))))
 SHAPES = [
     Shape("qkv", 64, (64, 32, 32), tokens=9, adapters=3, ranks=(8, 16)),
@@ -82,3 +85,37 @@ def test_without_cuda_the_report_says_that_the_gpu_was_not_measured(tmp_path: Pa
     written = json.loads((tmp_path / "new" / "kernels.json").read_text())
     assert written["gpu"] == []
     assert {row["tokens"] for row in written["cpu"]} == {8, 32, 256}
+
+
+ONLY_TORCH = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("triton", "numpy", "typer", "rich", "pydantic", "yaml", "fairgate"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+"""
+
+
+def only_torch(code: str) -> subprocess.CompletedProcess[str]:
+    """A process that finds torch and what Python brings, and nothing else that the project uses."""
+    command = [sys.executable, "-W", "ignore", "-c", ONLY_TORCH + code]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT, check=False)
+
+
+def test_the_benchmark_starts_where_only_torch_is_installed() -> None:
+    done = only_torch("import runpy; sys.argv[1:] = ['--help']; runpy.run_module('kernels.bench', run_name='__main__')")
+    assert done.returncode == 0, done.stderr
+    assert "--out" in done.stdout
+
+
+def test_the_cpu_part_runs_where_only_torch_is_installed() -> None:
+    code = """
+from kernels.bench.cpu import ModelShape, run_all, table
+print(table(run_all(ModelShape("tiny", 1, ((32, (32,)),)), tokens=(2,), repetitions=1)))
+"""
+    done = only_torch(code)
+    assert done.returncode == 0, done.stderr
+    assert "| 2 | identical |" in done.stdout

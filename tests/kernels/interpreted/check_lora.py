@@ -14,8 +14,8 @@ from torch import Tensor
 
 from kernels.cases import LoraCase, lora_case, popularity
 from kernels.lora.cuda import DETERMINISTIC, Launch, add_with, expand_call, shrink_call
+from kernels.lora.plan import plan_batch
 from kernels.lora.reference import lora_expand_reference, lora_shrink_reference
-from kernels.plan import plan_batch
 
 ROWS = Launch(tile=1, rank=32, inner=1024, columns=1024, splits=2)
 TILES = Launch(tile=16, rank=32, inner=256, columns=256, splits=3)
