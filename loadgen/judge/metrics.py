@@ -119,11 +119,8 @@ def jain_index(values: Floats) -> float:
 
 
 def percentiles(records: Iterable[RequestRecord]) -> Percentiles:
-    """Of the time to first token, by nearest rank."""
-    ttft = sorted(record.ttft_s for record in records if record.ttft_s is not None)
-    if not ttft:
-        return Percentiles(None, None, None)
-    return Percentiles(*(ttft[max(0, ceil(rank * len(ttft) / 100) - 1)] for rank in (50, 90, 99)))
+    """Of the time to first token."""
+    return Percentiles.of(record.ttft_s for record in records if record.ttft_s is not None)
 
 
 def waiting(records: Iterable[RequestRecord], tenant: str) -> list[tuple[float, float]]:

@@ -8,9 +8,10 @@ where it is said to be divided by the tenant's weight.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import ceil
 
 
 class Outcome(StrEnum):
@@ -52,6 +53,13 @@ class Percentiles:
     p50: float | None
     p90: float | None
     p99: float | None
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Percentiles:
+        ordered = sorted(values)
+        if not ordered:
+            return cls(None, None, None)
+        return cls(*(ordered[max(0, ceil(rank * len(ordered) / 100) - 1)] for rank in (50, 90, 99)))
 
     def to_json(self) -> dict[str, float | None]:
         return {"p50": self.p50, "p90": self.p90, "p99": self.p99}

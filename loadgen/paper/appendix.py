@@ -11,9 +11,9 @@ import numpy as np
 
 from loadgen.judge.metrics import Floats
 from loadgen.judge.results import Run
+from loadgen.paper.curves import accumulated_difference
 from loadgen.paper.experiment import Check, Experiment, Shown
 from loadgen.paper.jobs import TABLE_S, Job, Results
-from loadgen.paper.metrics import accumulated_difference
 from loadgen.paper.synthetic import COST, DIFFERENCE, rates, service_panel, told
 from loadgen.report.curves import Panel
 from loadgen.report.numbers import number

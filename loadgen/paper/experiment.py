@@ -1,6 +1,6 @@
 """What an experiment of the paper is, and the sentence that says whether it came out as published.
 
-"Published" values are measured by `loadgen.paper.metrics` and `loadgen.judge.metrics` on the runs that the authors
+"Published" values are measured by `loadgen.paper.curves` and `loadgen.judge.metrics` on the runs that the authors
 recorded and put beside their code, from which figures and tables were made.
 """
 

@@ -11,9 +11,9 @@ import numpy as np
 from fairness import Weighted
 from loadgen.judge.metrics import Floats, waiting
 from loadgen.judge.results import Run
+from loadgen.paper.curves import accumulated, accumulated_difference, response_times, service_rates
 from loadgen.paper.experiment import UNKNOWN, Check, Experiment, Shown
 from loadgen.paper.jobs import Job, Results
-from loadgen.paper.metrics import accumulated, accumulated_difference, response_times, service_rates
 from loadgen.report.curves import Panel
 from loadgen.report.numbers import number
 from loadgen.simulator.engine import ENGINES

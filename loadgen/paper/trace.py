@@ -10,9 +10,9 @@ from statistics import fmean
 import numpy as np
 
 from loadgen.judge.results import Run
+from loadgen.paper.curves import demand_rates
 from loadgen.paper.experiment import Check, Experiment, Shown
 from loadgen.paper.jobs import Job, Results, mean_cells
-from loadgen.paper.metrics import demand_rates
 from loadgen.paper.synthetic import COST, moments_of, response_panel, wait
 from loadgen.report.curves import Panel
 from loadgen.report.numbers import number, percent

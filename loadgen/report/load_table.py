@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -66,10 +65,7 @@ def _ended(exchanges: Iterable[Exchange], ending: Ending) -> int:
 
 
 def _percentiles(exchanges: Iterable[Exchange], name: str) -> Percentiles:
-    values = [value for value in map(TIMES[name], exchanges) if value is not None]
-    if not values:
-        return Percentiles(None, None, None)
-    return Percentiles(*(float(v) for v in np.percentile(values, (50, 90, 99), method="inverted_cdf")))
+    return Percentiles.of(value for value in map(TIMES[name], exchanges) if value is not None)
 
 
 def _two(percentiles: Percentiles) -> str:

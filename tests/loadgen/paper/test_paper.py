@@ -13,16 +13,16 @@ import pytest
 from fairness import Weighted
 from loadgen.errors import LoadgenError
 from loadgen.judge.results import Outcome, RequestRecord
-from loadgen.paper.evaluation import EXPERIMENTS, reproduce_paper
-from loadgen.paper.experiment import Check, Shown
-from loadgen.paper.jobs import Cells, Job, Measured, Results, mean_cells, range_cells, run_job
-from loadgen.paper.metrics import (
+from loadgen.paper.curves import (
     accumulated,
     accumulated_difference,
     demand_rates,
     response_times,
     service_rates,
 )
+from loadgen.paper.evaluation import EXPERIMENTS, reproduce_paper
+from loadgen.paper.experiment import Check, Shown
+from loadgen.paper.jobs import Cells, Job, Measured, Results, mean_cells, range_cells, run_job
 from loadgen.paper.synthetic import figure_4, figure_10
 from loadgen.paper.tables import TABLE_5, TABLES
 from loadgen.simulator.parallel import in_parallel
