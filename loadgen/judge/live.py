@@ -1,5 +1,5 @@
-"""A live run as the same `Run` that a simulation gives: by what its clients saw, or with the engines' word for who was
-served."""
+"""A live run as the same `Run` that a simulation gives: by what its clients saw (`measure`), or by the engines' logs of
+who was served when (`judge`)."""
 
 from __future__ import annotations
 
@@ -70,8 +70,7 @@ def judge(
 ) -> Run:
     """The figures of a live run by the one set of definitions (`loadgen.judge.metrics`): service as the engines'
     logs have it, and a request waits while it did so for certain, so that a gap over the bound is none of the clients'
-    making.
-    `loadgen.judge.saturation` says whether the shares mean anything.
+    making. `loadgen.judge.saturation` says whether the shares mean anything.
 
     Raises ServiceLogError when an engine served a tenant that sent nothing.
     """
