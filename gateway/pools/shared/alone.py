@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import cast
 
-from fairness import Auditor, Predictor, Scheduler, Worker, parse_policy
+from fairness import Auditor, Balances, Predictor, Scheduler, Worker, parse_policy
 from gateway.pools.drain_rate import DrainRate
 from gateway.pools.local import LocalPool
 from gateway.pools.room import HealthyRoom
@@ -85,7 +85,7 @@ def pool_alone(
         max_waiting_per_tenant=limits["per_tenant"],
         tenant_bounds=limits["tenants"],
     )
-    scheduler.seed(counters, known.floors())
+    scheduler.seed(Balances(counters, known.floors()))
     return LocalPool(name, scheduler, room, clock=clock, drain_rate=drain_rate)
 
 
