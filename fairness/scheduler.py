@@ -293,7 +293,7 @@ class Scheduler:
         return self._queue.length(tenant_id)
 
     def snapshot(self) -> Snapshot:
-        return snapshot_of(self._forest, self.policy.name, self.bound(), self.room.capacity())
+        return snapshot_of(self._forest, self.policy.spec, self.bound(), self.room.capacity())
 
     def check_integrity(self) -> None:
         """Recompute the conservation laws from the tickets. Raises LawError that says which one is broken."""
@@ -329,7 +329,7 @@ class Scheduler:
 
     def _expect_no_classes(self) -> None:
         if self.policy.aging:
-            raise LawError(f"policy {self.policy.name} has classes; expected a policy without them to seed or export")
+            raise LawError(f"policy {self.policy.spec} has classes; expected a policy without them to seed or export")
 
     def _expect(self, ticket: Ticket, state: State) -> None:
         if ticket.state is not state:

@@ -7,7 +7,9 @@ import random
 import pytest
 
 from fairness import Scheduler, Ticket, Weighted, Worker, WorkerRoom
-from fairness.policies import Fcfs, Lcf, Policy, Vtc
+from fairness.policies import Policy, Vtc
+from fairness.policies.fcfs import Fcfs
+from fairness.policies.lcf import Lcf
 
 
 def pool(policy: Policy) -> Scheduler:
