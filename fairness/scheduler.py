@@ -239,9 +239,10 @@ class Scheduler:
 
         A member begins at its counter when it has work here. What is submitted before the first `pick` is taken to
         have waited before: a member with a seeded counter is lifted to the given target, not to those that were
-        submitted earlier; any other member is lifted as always. Where nothing waits or runs, the member that has
-        received the most counts as who left last. What the counters are apart beyond the bound is added to it until
-        it has been made up. A member without work is forgotten as always.
+        submitted earlier; any other member is lifted as always. Who left the queue last is not known: where nothing
+        waits or runs it is taken to be the member with the highest counter, and a new member is lifted to that. What
+        the counters are apart beyond the bound is added to it until it has been made up. A member without work is
+        forgotten as always.
 
         Raises LawError after the first submit, and where the policy has classes: a path may be in several.
         """
@@ -281,8 +282,8 @@ class Scheduler:
     def bound(self) -> float:
         """The most that the counters of two siblings that wait can differ, in service units / weight: U / min w, and
         what the policy allows, and what a requeued ticket missed while its engine held it."""
-        rise = self._ledger.rise() / self._forest.least_weight
-        return rise + self.policy.allowance + self._ledger.owed() / MILLI
+        most_rise = self._ledger.most_rise() / self._forest.least_weight
+        return most_rise + self.policy.allowance + self._ledger.owed() / MILLI
 
     def gap(self) -> float:
         """The largest max c - min c over siblings that wait now, in service units / weight. O(n): for tests and
