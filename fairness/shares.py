@@ -261,7 +261,8 @@ class Group(Share):
         with less than any other member has received.
 
         Example: a is seeded with 500 and b with 300. c, which is new, comes first and begins at 500, though it would
-        have been 300 had b been the last. Erring upwards costs c one wait; at 0 it would have had 300 for nothing.
+        have been 300 had b been the last. A wrong guess puts c too high, here by 200; without one it would begin at 0,
+        and have all turns to itself until it came to b's 300.
         """
         for member in self.members.values():
             self.set_aside(member)

@@ -53,7 +53,9 @@ local function by_depth(paths)
   return tree.by_depth(sorted)
 end
 
--- Nobody remembers who left the queue last: until someone does again, it is the member with the most.
+-- Who left the queue last is not known (`ended` 0): until a request leaves it again, the member with the highest counter
+-- is taken for it, so that whoever begins to wait next begins with no less than others received. `settle_in` in
+-- fairness/shares.py has an example.
 local function leads(share)
   local group = store.share(share.group)
   local last = group.ended == 0 and store.share(group.ended_path)
@@ -63,7 +65,8 @@ local function leads(share)
   end
 end
 
--- Nobody waits, and a replica comes back that served: who left last is the member with the most.
+-- A replica comes back and tells of service that the store did not know. In a group where nobody waits, a member that so
+-- comes to have more than the one that is known to have left the queue last is taken for the last in its place.
 local function overtakes(share)
   local group = store.share(share.group)
   local last = group.ended >= 0 and store.share(group.ended_path)
