@@ -24,8 +24,8 @@ from fairgate.bench.http import cpu_seconds, machine_seconds
 from fairgate.topology.processes import ProcessError
 from fairgate.topology.stores import StoreServer
 from gateway.config import parse_config
+from gateway.pools.shared.machine import machine
 from gateway.pools.shared.settings import settings_of
-from gateway.store.library import machine
 from loadgen.client.live import Progress, quiet
 
 MOST_UNREAD = 4

@@ -20,10 +20,10 @@ from typing import Any
 
 from gateway.config import StoreConfig
 from gateway.pools.shared.grants import GrantReader
+from gateway.pools.shared.machine import machine
 from gateway.pools.shared.replica import Op, Replica
 from gateway.pools.shared.reply import Reply, read_reply
 from gateway.store.client import StoreClient, StoreError
-from gateway.store.library import machine
 
 logger = logging.getLogger("gateway")
 

@@ -17,8 +17,8 @@ import redis
 from fairgate.topology.stores import StoreServer, find_servers
 from gateway.app import Gateway, build
 from gateway.config import parse_config
+from gateway.pools.shared.machine import machine
 from gateway.pools.shared.pool import Mode, SharedPool
-from gateway.store.library import machine
 
 from ...conftest import KEYS, STORE_TIMES, chat, tenant, until
 from ...engine import Engine
