@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from math import ceil
 from typing import cast
 
-from fairness import Auditor, Predictor, Scheduler, Worker, parse_policy
+from fairness import Auditor, Predictor, Worker
+from fairness.policies import Fcfs, Rpm
 from gateway.pools.drain_rate import DrainRate
 from gateway.pools.local import LocalPool
 from gateway.pools.room import HealthyRoom
+from gateway.pools.settings import scheduler_of
 from gateway.pools.shared.holdings import Held
 from gateway.pools.shared.known import Known
-from gateway.pools.shared.settings import Settings
+from gateway.pools.shared.settings import SharedSettings
 
 
 @dataclass(slots=True)
@@ -41,7 +42,7 @@ class PartRoom(HealthyRoom):
             for w in workers
         ]
         super().__init__(own, dict.fromkeys((worker.id for worker in own), adapters))
-        self._parts = parts
+        self.parts = parts
 
     def most(self, worker: Worker) -> int:
         return cast(PartWorker, worker).whole
@@ -51,7 +52,7 @@ class PartRoom(HealthyRoom):
     ) -> None:
         if tokens is not None:
             cast(PartWorker, self.workers[worker_id]).whole = tokens
-            tokens = part_of(tokens, self._parts)
+            tokens = part_of(tokens, self.parts)
         super().set_worker(worker_id, healthy=healthy, slots=slots, tokens=tokens)
 
 
@@ -61,7 +62,7 @@ def part_of(whole: int, parts: int) -> int:
 
 def pool_alone(
     name: str,
-    settings: Settings,
+    settings: SharedSettings,
     known: Known,
     counters: dict[str, int],
     room: PartRoom,
@@ -72,28 +73,18 @@ def pool_alone(
     drain_rate: DrainRate,
 ) -> LocalPool:
     """A pool in this process that begins where the shared one was. `counters` are net of what runs."""
-    limits = settings.limits
-    scheduler = Scheduler(
-        parse_policy("fcfs" if settings.policy.name.startswith("rpm:") else settings.policy.name),
-        settings.cost,
-        room,
-        weights=settings.weights,
-        default_weight=settings.default_weight,
-        predictor=predictor,
-        auditor=auditor,
-        max_waiting=limits["waiting"],
-        max_waiting_per_tenant=limits["per_tenant"],
-        tenant_bounds=limits["tenants"],
-    )
+    scheduler = scheduler_of(settings, room, auditor=auditor, predictor=predictor, parts=room.parts)
     scheduler.seed(counters, known.floors())
     return LocalPool(name, scheduler, room, clock=clock, drain_rate=drain_rate)
 
 
-def limit_alone(settings: Settings, parts: int, pool: LocalPool) -> None:
-    """What waited has been admitted before; from now on a policy with a rate limit admits its part."""
-    kind, _, limit = settings.policy.name.partition(":")
-    if kind == "rpm":
-        pool.scheduler.policy = parse_policy(f"rpm:{ceil(int(limit) / parts)}")
+def move_in(pool: LocalPool, running: Iterable[Held], waiting: Iterable[Held]) -> None:
+    """What waited has been admitted before: a policy with a rate limit counts what comes from now on."""
+    scheduler = pool.scheduler
+    policy = scheduler.policy
+    scheduler.policy = Fcfs() if isinstance(policy, Rpm) else policy
+    pool.adopt((held.ticket for held in running), {held.ticket: held.turn for held in waiting})
+    scheduler.policy = policy
 
 
 def net_counters(known: Known, running: Iterable[Held], charged: Callable[[Held], dict[str, int]]) -> dict[str, int]:

@@ -22,13 +22,13 @@ from fairness import Auditor, Grant, Refusal, Snapshot, State, Ticket, Worker, p
 from gateway.pools.drain_rate import DrainRate
 from gateway.pools.local import LocalPool
 from gateway.pools.port import CLOSED, Standing
-from gateway.pools.shared.alone import PartRoom, limit_alone, net_counters, part_of, pool_alone
+from gateway.pools.shared.alone import PartRoom, move_in, net_counters, part_of, pool_alone
 from gateway.pools.shared.desk import Desk
 from gateway.pools.shared.holdings import Held
 from gateway.pools.shared.link import Link
 from gateway.pools.shared.replica import Op
 from gateway.pools.shared.reply import Reply, Turn
-from gateway.pools.shared.settings import Settings, read_settings
+from gateway.pools.shared.settings import SharedSettings, read_settings
 from gateway.pools.shared.view import View, nothing_yet
 from gateway.pools.shared.workers import Workers
 from gateway.pools.slots import MAY_WAIT
@@ -52,7 +52,7 @@ class SharedPool:
     def __init__(
         self,
         name: str,
-        own: Settings,
+        own: SharedSettings,
         connect: Callable[[SharedPool], Link],
         *,
         closed_when_lost: bool,
@@ -322,8 +322,7 @@ class SharedPool:
         self._alone.on_grant = self._granted_alone
         for held in waiting:
             held.stop_timer()
-        self._alone.adopt((held.ticket for held in running), {held.ticket: held.turn for held in waiting})
-        limit_alone(self.settings, parts, self._alone)
+        move_in(self._alone, running, waiting)
         for held in waiting:
             held.answer(_result_if_refused(held))
 
@@ -345,7 +344,7 @@ class SharedPool:
         levels = paths(ticket.tenant, settings.policy.tree)
         return [settings.weights.get(path.removesuffix("/"), settings.default_weight) for path in levels]
 
-    def _compare(self, found: Settings) -> None:
+    def _compare(self, found: SharedSettings) -> None:
         """Is this gateway's file the configuration in force?"""
         stale = ""
         if found.revision > self._own.revision:

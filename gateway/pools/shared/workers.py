@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fairness import Worker
+from gateway.pools.settings import Settings
 from gateway.pools.shared.replica import Op
-from gateway.pools.shared.settings import Settings
 from gateway.pools.shared.view import View
 
 
@@ -18,7 +18,7 @@ class Workers:
     those assumed without one, are in the settings, where the highest revision counts."""
 
     def __init__(self, settings: Settings, ttl: float) -> None:
-        self.shown = {w["id"]: Worker(w["id"], w["slots"], w["tokens"], healthy=False) for w in settings.workers}
+        self.shown = {w.id: Worker(*w, healthy=False) for w in settings.workers}
         self._sizes = {worker.id: (worker.slots, worker.tokens) for worker in self.shown.values()}
         self._found: dict[str, dict[str, int]] = {id: {} for id in self.shown}
         self._probed: set[str] = set()

@@ -11,7 +11,7 @@ import pytest
 from fairness import parse_cost, parse_predictor
 from gateway.config import ConfigError, parse_config
 from gateway.pools.shared.pool import Mode
-from gateway.pools.shared.settings import read_settings, settings_of
+from gateway.pools.shared.settings import read_settings, shared_settings_of
 
 from ...conftest import tenant, until
 from ...engine import Engine
@@ -162,7 +162,7 @@ BASE: dict[str, Any] = {"tenants": TENANTS, "store": {"url": "redis://x"}}
 def test_settings_survive_their_json(pool: dict[str, Any]) -> None:
     config = parse_config({**BASE, "pools": {"p": {"models": ["m"], "workers": [{"url": "http://w"}], **pool}}})
     section = config.pools["p"]
-    settings = settings_of(section, config)
+    settings = shared_settings_of(section, config)
     assert read_settings(settings.text) == settings or settings.policy.name == section.policy
     cost = parse_cost(section.cost)
     for tokens in ((0, 0, 0), (100, 0, 0), (100, 7, 30), (3, 900, 3)):
@@ -175,7 +175,7 @@ def test_the_digest_covers_all_but_the_revision() -> None:
     def digest(**more: Any) -> str:
         pools = {"p": {"models": ["m"], "workers": [{"url": "http://w"}], **more.pop("pool", {})}}
         config = parse_config({**BASE, "pools": pools, **more})
-        return settings_of(config.pools["p"], config).digest
+        return shared_settings_of(config.pools["p"], config).digest
 
     assert digest(revision=3) == digest()
     assert len({digest(), digest(tenants=weighing(2.0, 1.0)), digest(pool={"policy": "fcfs"})}) == 3
