@@ -74,7 +74,7 @@ def pool_alone(
 ) -> LocalPool:
     """A pool in this process that begins where the shared one was. `counters` are net of what runs."""
     scheduler = scheduler_of(settings, room, auditor=auditor, predictor=predictor, parts=room.parts)
-    scheduler.seed(counters, known.floors())
+    scheduler.seed(counters, known.lift_targets())
     return LocalPool(name, scheduler, room, clock=clock, drain_rate=drain_rate)
 
 

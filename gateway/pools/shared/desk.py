@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from math import inf
-from typing import Any
 
 from fairness import Book, CostFunction, Grant, Refusal, State, Ticket, paths
 from gateway.pools.drain_rate import DrainRate
@@ -16,8 +15,22 @@ from gateway.pools.port import EXPIRED, resolve
 from gateway.pools.shared.holdings import Held, Holdings
 from gateway.pools.shared.known import Known
 from gateway.pools.shared.link import Link
-from gateway.pools.shared.replica import Op
-from gateway.pools.shared.reply import Reply, Turn, refusal_of
+from gateway.pools.shared.protocol import (
+    Cancel,
+    Charge,
+    Decision,
+    Finish,
+    Join,
+    Op,
+    Reply,
+    Requeue,
+    RunningTicket,
+    Submit,
+    Undo,
+    WaitingTicket,
+    refusal_of,
+    tickets_to_queue,
+)
 
 UNKNOWN_WORKER = Refusal("no_large_worker", "only workers that this gateway's configuration does not name are free")
 
@@ -46,7 +59,7 @@ class Desk:
     def queue(self, held: Held) -> None:
         ticket = held.ticket
         self.wait(held)
-        self.link.tell(["submit", held.id, ticket.tenant, ticket.input_tokens, ticket.max_tokens])
+        self.link.tell(Submit(held.id, ticket.tenant, ticket.input_tokens, ticket.max_tokens))
 
     def wait(self, held: Held) -> None:
         """It waits for its turn, until its deadline."""
@@ -61,14 +74,14 @@ class Desk:
         held.stop_timer()
         if held.ticket.state is State.WAITING:
             held.ticket.state = State.CANCELLED
-            self.link.tell(["undo", held.id])
+            self.link.tell(Undo(held.id))
             held.answer(refusal)
             resolve(held.turn, refusal)
 
     def settle(self, ticket: Ticket) -> None:
         """Its tokens were counted anew."""
         self.book.settle(ticket)
-        self.link.charge(self.held[ticket].id, ticket.input_tokens, ticket.cached_tokens, ticket.produced)
+        self.link.charge(Charge(self.held[ticket].id, ticket.input_tokens, ticket.cached_tokens, ticket.produced))
 
     def requeue(self, ticket: Ticket) -> None:
         held = self.held[ticket]
@@ -77,46 +90,51 @@ class Desk:
         held.turn = asyncio.get_running_loop().create_future()
         self.wait(held)
         self.link.drop_charge(held.id)
-        self.link.tell(["requeue", held.id, sorted(ticket.avoid)])
+        self.link.tell(Requeue(held.id, sorted(ticket.avoid)))
 
-    def end(self, ticket: Ticket, how: str) -> None:
-        """It is over; `finish` and `cancel` keep what was consumed charged, `undo` does not."""
-        held = self.held.pop(ticket)
-        if held is None:
-            return
-        held.answer(None)
-        self.link.drop_charge(held.id)
-        if how == "undo":
-            self.book.undo(ticket)
-            self.link.tell_soon(["undo", held.id])
-        else:
+    def close(self, ticket: Ticket, how: type[Finish | Cancel]) -> None:
+        """It is over, and what it consumed stays charged."""
+        if (held := self._let_go(ticket)) is not None:
             self.book.close(ticket)
-            self.link.tell_soon([how, held.id, ticket.input_tokens, ticket.cached_tokens, ticket.produced])
+            self.link.tell_soon(how(held.id, ticket.input_tokens, ticket.cached_tokens, ticket.produced))
+
+    def undo(self, ticket: Ticket) -> None:
+        """It is over, as if it had never been dispatched."""
+        if (held := self._let_go(ticket)) is not None:
+            self.book.undo(ticket)
+            self.link.tell_soon(Undo(held.id))
+
+    def _let_go(self, ticket: Ticket) -> Held | None:
+        held = self.held.pop(ticket)
+        if held is not None:
+            held.answer(None)
+            self.link.drop_charge(held.id)
+        return held
 
     # -- what the store decided --------------------------------------------------------------------------------
 
     def answered(self, ops: list[Op], reply: Reply) -> None:
         """The tickets that `ops` were to queue have been queued or refused."""
-        for ticket_id in _submitted(ops):
+        for ticket_id in tickets_to_queue(ops):
             if (held := self.held.find(ticket_id)) is not None:
                 self._queued(held, reply.refusals.get(ticket_id), reply.queued.get(ticket_id, held.seq))
 
-    def take_turn(self, held: Held, turn: Turn) -> None:
+    def decided(self, held: Held, decision: Decision) -> None:
         """A ticket that waits has its turn, or hears why there is none."""
         ticket = held.ticket
-        if turn.refused:
-            self._drop(held, refusal_of(turn))
+        if decision.refused:
+            self._drop(held, refusal_of(decision))
             return
-        if not self._knows(turn.worker):
-            self._shun(held, turn.worker)
+        if not self._knows(decision.worker):
+            self._shun(held, decision.worker)
             return
         held.stop_timer()
-        ticket.state, ticket.worker, ticket.predicted = State.RUNNING, turn.worker, turn.predicted
-        held.seq, held.number = turn.seq, turn.number
-        self.known.turned(turn.seq, turn.number)
-        self.book.open(ticket, turn.weights)
+        ticket.state, ticket.worker, ticket.predicted = State.RUNNING, decision.worker, decision.predicted
+        held.seq, held.number = decision.seq, decision.number
+        self.known.turned(decision.seq, decision.number)
+        self.book.open(ticket, decision.weights)
         self._drain_rate.dispatched(self._clock())
-        resolve(held.turn, Grant(ticket, turn.worker))
+        resolve(held.turn, Grant(ticket, decision.worker))
 
     def _queued(self, held: Held, refusal: Refusal | None, seq: int) -> None:
         held.seq = seq
@@ -136,7 +154,7 @@ class Desk:
             self.refuse(held, UNKNOWN_WORKER)
             return
         held.ticket.avoid |= {worker}
-        self.link.tell(["requeue", held.id, sorted(held.ticket.avoid)])
+        self.link.tell(Requeue(held.id, sorted(held.ticket.avoid)))
 
     # -- alone, and back again ---------------------------------------------------------------------------------
 
@@ -166,23 +184,33 @@ class Desk:
                 self.book.undo(held.ticket)
                 self.book.open(held.ticket, weights)
 
-    def state(self, settings: str) -> dict[str, Any]:
-        """Everything, as `join` tells it."""
-        return {
-            "settings": settings,
-            "peers": self.known.peers,
-            "running": [held.running(self.book) for held in self.held.running()],
-            "waiting": [held.waiting() for held in self.held.waiting()],
-            "book": self.book.totals(),
-            "known": self.known.told(),
-            "joined": self.link.joins > 0,
-            "alone": self.known.lifted_alone(),
-        }
+    def all_of_it(self, settings: str) -> Join:
+        """Everything that is held and known here."""
+        return Join(
+            settings,
+            self.known.peers,
+            [self._running(held) for held in self.held.running()],
+            [_waiting(held) for held in self.held.waiting()],
+            self.book.totals(),
+            self.known.remembered(),
+            self.link.joins > 0,
+            self.known.lifted_alone(),
+        )
+
+    def _running(self, held: Held) -> RunningTicket:
+        t = held.ticket
+        return RunningTicket(
+            *_waiting(held),
+            t.cached_tokens,
+            t.produced,
+            t.predicted,
+            t.worker,
+            held.number,
+            self.book.weights(t),
+            self.book.charged(t),
+        )
 
 
-def _submitted(ops: list[Op]) -> list[str]:
-    """The tickets that a batch was to queue."""
-    found = [op[1] for op in ops if op[0] == "submit"]
-    if ops and ops[0][0] == "join":
-        found += [waiting["id"] for waiting in ops[0][1]["waiting"]]
-    return found
+def _waiting(held: Held) -> WaitingTicket:
+    t = held.ticket
+    return WaitingTicket(held.id, t.tenant, t.input_tokens, t.max_tokens, held.seq, sorted(t.avoid))

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+
+from gateway.pools.shared.protocol import Remembered, ShareState
+
+_NOTHING = ShareState(0, 0, 0, 0)
 
 
 @dataclass(slots=True)
 class Share:
-    """A tenant or a group as the store last told of it, in thousandths, and in which call to the pool (`at`).
-    `own`: this replica's part of the counter."""
+    """A tenant or a group as the store last told of it, and `own`, this replica's part of the counter then."""
 
-    lifted: int
-    counter: int
-    floor: int
+    told: ShareState
     own: int
-    at: int
 
 
 class Known:
@@ -31,10 +30,10 @@ class Known:
         self._last = 0
         self._lifted_alone: set[str] = set()
 
-    def heard(self, shares: Iterable[tuple[str, int, int, int, int]]) -> None:
-        for path, lifted, counter, floor, at in shares:
-            self._shares[path] = Share(lifted, counter, floor, self._own(path), at)
-            self._last = max(self._last, at)
+    def heard(self, shares: Mapping[str, ShareState]) -> None:
+        for path, told in shares.items():
+            self._shares[path] = Share(told, self._own(path))
+            self._last = max(self._last, told.at)
 
     def turned(self, seq: int, number: int) -> None:
         """A ticket with this place in the queue was dispatched as this number."""
@@ -48,27 +47,29 @@ class Known:
         """What the counter is now, as far as this replica can know."""
         share = self._shares.get(path)
         own = self._own(path)
-        return own if share is None else share.counter + own - share.own
+        return own if share is None else share.told.counter + own - share.own
 
     def counters(self, paths: Iterable[str]) -> dict[str, int]:
         """Of all that the store told of, and of `paths`."""
         return {path: self.counter(path) for path in {*self._shares, *paths} if path}
 
-    def floors(self) -> dict[str, int]:
-        """Lift targets by group; "" is the root."""
-        return {path: share.floor for path, share in self._shares.items() if path == "" or path.endswith("/")}
+    def lift_targets(self) -> dict[str, int]:
+        """By group; "" is the root."""
+        groups = (path for path in self._shares if path == "" or path.endswith("/"))
+        return {path: self._shares[path].told.lift_target for path in groups}
 
-    def reached(self, counters: Mapping[str, int], floor: int) -> None:
-        """Alone, the counters came to this: beyond what was charged, they were lifted. `floor` is the root's."""
+    def reached(self, counters: Mapping[str, int], lift_target: int) -> None:
+        """Alone, the counters came to this: beyond what was charged, they were lifted. `lift_target` is the root's."""
         for path, counter in counters.items():
-            share = self._shares.get(path) or Share(0, 0, 0, 0, 0)
+            told = self._told(path)
             lift = counter - self.counter(path)
             if lift > 0:
                 self._lifted_alone.add(path)
-            lifted = share.lifted + max(0, lift)
-            self._shares[path] = Share(lifted, counter, share.floor, self._own(path), self._last)
-        root = self._shares.get("") or Share(0, 0, 0, 0, 0)
-        self._shares[""] = Share(root.lifted, root.counter, max(root.floor, floor), 0, self._last)
+            told = ShareState(told.lifted + max(0, lift), counter, told.lift_target, self._last)
+            self._shares[path] = Share(told, self._own(path))
+        root = self._told("")
+        root = root._replace(lift_target=max(root.lift_target, lift_target), at=self._last)
+        self._shares[""] = Share(root, 0)
 
     def joined(self) -> None:
         """The store has heard all of it."""
@@ -78,9 +79,11 @@ class Known:
         """What counters have come to that were lifted alone, since the last join that was applied."""
         return {path: self.counter(path) for path in sorted(self._lifted_alone)}
 
-    def told(self) -> dict[str, Any]:
-        """The form that `join` has for it."""
-        shares = {
-            path: [share.lifted, self.counter(path), share.floor, share.at] for path, share in self._shares.items()
-        }
-        return {"shares": shares, "seq": self.seq + 1, "number": self.number + 1}
+    def remembered(self) -> Remembered:
+        """What is told to a store that may have forgotten."""
+        shares = {path: share.told._replace(counter=self.counter(path)) for path, share in self._shares.items()}
+        return Remembered(shares, self.seq + 1, self.number + 1)
+
+    def _told(self, path: str) -> ShareState:
+        share = self._shares.get(path)
+        return _NOTHING if share is None else share.told

@@ -26,8 +26,7 @@ from gateway.pools.shared.alone import PartRoom, move_in, net_counters, part_of,
 from gateway.pools.shared.desk import Desk
 from gateway.pools.shared.holdings import Held
 from gateway.pools.shared.link import Link
-from gateway.pools.shared.replica import Op
-from gateway.pools.shared.reply import Reply, Turn
+from gateway.pools.shared.protocol import Cancel, Decision, Finish, Op, Reply, Undo, WorkerReport, begins_epoch
 from gateway.pools.shared.settings import SharedSettings, read_settings
 from gateway.pools.shared.view import View, nothing_yet
 from gateway.pools.shared.workers import Workers
@@ -135,7 +134,7 @@ class SharedPool:
         else:
             self._predictor.observe(ticket)
         ticket.state = State.DONE
-        self._desk.end(ticket, "finish")
+        self._desk.close(ticket, Finish)
 
     def leave(self, ticket: Ticket, *, consumed: bool) -> None:
         if self.held.find_ticket(ticket) is None:
@@ -144,7 +143,10 @@ class SharedPool:
         if self._alone is not None:
             self._alone.leave(ticket, consumed=consumed)
         ticket.state = State.CANCELLED
-        self._desk.end(ticket, "cancel" if consumed else "undo")
+        if consumed:
+            self._desk.close(ticket, Cancel)
+        else:
+            self._desk.undo(ticket)
 
     def requeue(self, ticket: Ticket) -> None:
         self.book.undo(ticket)
@@ -159,7 +161,7 @@ class SharedPool:
     def overflowed(self, worker: str) -> None:
         if self._alone is not None:
             self._alone.overflowed(worker)
-        self.link.tell(["worker", worker, {"overflowed": True}])
+        self.link.tell(WorkerReport.of_overflow(worker))
 
     def failed(self, worker: str, *, reached: bool) -> None:
         if not reached:
@@ -189,7 +191,7 @@ class SharedPool:
         if self._alone is not None:
             self._alone.engine_waiting(worker, waiting)
         if waiting > MAY_WAIT:
-            self.link.tell(["worker", worker, {"waiting": waiting}])
+            self.link.tell(WorkerReport.of_queue(worker, waiting))
 
     def retry_after(self) -> float:
         if self._alone is not None:
@@ -239,30 +241,30 @@ class SharedPool:
     def joining(self) -> list[Op]:
         self.mode = Mode.JOINING
         self._come_back()
-        return [["join", self._desk.state(self.settings.text)], *self.workers.reports()]
+        return [self._desk.all_of_it(self.settings.text), *self.workers.reports()]
 
     def applied(self, reply: Reply, ops: list[Op]) -> None:
-        if ops and ops[0][0] == "join":
+        if begins_epoch(ops):
             self._epoch = reply.epoch
             self._known.joined()
             self._enter(Mode.SHARED, "shares the queue with all replicas")
         self._known.peers = max(1, reply.replicas)
         self._waiting = reply.waiting
         self._desk.answered(ops, reply)
-        for turn in reply.turns:
-            self.heard(turn)
+        for decision in reply.decisions:
+            self.heard(decision)
         self._known.heard(reply.shares)
 
-    def heard(self, turn: Turn) -> None:
-        if self.mode is not Mode.SHARED or turn.epoch != self._epoch:
+    def heard(self, decision: Decision) -> None:
+        if self.mode is not Mode.SHARED or decision.epoch != self._epoch:
             return
-        held = self.held.find(turn.ticket)
+        held = self.held.find(decision.ticket)
         if self._clock() >= self.link.lease_until:
             self.link.join_anew()
         elif held is None:
-            self.link.tell(["undo", turn.ticket])
+            self.link.tell(Undo(decision.ticket))
         elif held.ticket.state is State.WAITING:
-            self._desk.take_turn(held, turn)
+            self._desk.decided(held, decision)
 
     def lost(self, reason: str) -> None:
         if self._alone is not None:

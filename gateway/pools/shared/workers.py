@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from fairness import Worker
 from gateway.pools.settings import Settings
-from gateway.pools.shared.replica import Op
+from gateway.pools.shared.protocol import WorkerReport
 from gateway.pools.shared.view import View
 
 
@@ -56,14 +56,14 @@ class Workers:
         """With nothing reserved, whatever others run there."""
         return [Worker(id, *size, healthy=self.shown[id].healthy) for id, size in self._sizes.items()]
 
-    def health_of(self, worker: str) -> Op:
-        return ["worker", worker, {"healthy": self.shown[worker].healthy, "ttl_ms": self._ttl_ms}]
+    def health_of(self, worker: str) -> WorkerReport:
+        return WorkerReport.of_health(worker, self.shown[worker].healthy, self._ttl_ms)
 
-    def sizes_of(self, worker: str) -> Iterator[Op]:
+    def sizes_of(self, worker: str) -> Iterator[WorkerReport]:
         if found := self._found[worker]:
-            yield ["worker", worker, dict(found)]
+            yield WorkerReport(worker, dict(found))
 
-    def reports(self) -> Iterator[Op]:
+    def reports(self) -> Iterator[WorkerReport]:
         """All that was found here."""
         for worker in self.shown:
             yield from self.sizes_of(worker)

@@ -10,6 +10,7 @@ import pytest
 
 from fairgate.topology.stores import StoreServer
 from gateway.pools.shared.pool import Mode
+from gateway.pools.shared.protocol import Op, written
 
 from ...conftest import until
 from ...engine import Engine, Script
@@ -23,9 +24,9 @@ def watch_joins(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> list[tuple[flo
     pool, seen = fleet[0].pool, []
     joining, clock = pool.joining, asyncio.get_running_loop().time
 
-    def watched() -> list[list[Any]]:
+    def watched() -> list[Op]:
         ops = joining()
-        seen.append((clock(), ops[0][1]))
+        seen.append((clock(), written(ops[0])[1]))
         return ops
 
     monkeypatch.setattr(pool, "joining", watched)
@@ -167,7 +168,7 @@ async def test_a_reader_of_grants_that_fails_joins_anew(
     fleet = await make_fleet(Engine(hold_before=0))
     calls = await queued(fleet, [(1, "a")])
     with monkeypatch.context() as patched:
-        patched.setattr("gateway.pools.shared.grants.read_turn", lambda text: 1 // 0)
+        patched.setattr("gateway.pools.shared.grants.read_decision", lambda text: 1 // 0)
         fleet.engine.go.set()
         await until(lambda: fleet[1].pool.link.joins == 2)
     assert await answers(calls) == [200, 200]
