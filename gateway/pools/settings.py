@@ -20,6 +20,7 @@ from fairness import (
     parse_cost,
     parse_policy,
     parse_predictor,
+    paths,
 )
 from gateway.config import FALLBACK_KV_TOKENS, FALLBACK_SLOTS, GatewayConfig, PoolConfig
 
@@ -59,6 +60,11 @@ class Settings:
     def measure(self) -> CostFunction:
         """What is charged to counters."""
         return self.policy.measure(self.cost)
+
+    def weights_of(self, tenant: str) -> list[float]:
+        """Of a tenant and the groups above it, bottom up."""
+        levels = paths(tenant, self.policy.tree)
+        return [self.weights.get(path.removesuffix("/"), self.default_weight) for path in levels]
 
     def same_prices(self, other: Settings) -> bool:
         """Tickets cost the same under both."""

@@ -20,14 +20,11 @@ from gateway.pools.shared.protocol import (
     Charge,
     Decision,
     Finish,
-    Join,
     Op,
     Reply,
     Requeue,
-    RunningTicket,
     Submit,
     Undo,
-    WaitingTicket,
     refusal_of,
     tickets_to_queue,
 )
@@ -84,6 +81,8 @@ class Desk:
         self.link.charge(Charge(self.held[ticket].id, ticket.input_tokens, ticket.cached_tokens, ticket.produced))
 
     def requeue(self, ticket: Ticket) -> None:
+        """The dispatch is undone, and it waits again."""
+        self.book.undo(ticket)
         held = self.held[ticket]
         ticket.produced = ticket.predicted = ticket.cached_tokens = 0
         ticket.worker = ""
@@ -92,17 +91,24 @@ class Desk:
         self.link.drop_charge(held.id)
         self.link.tell(Requeue(held.id, sorted(ticket.avoid)))
 
-    def close(self, ticket: Ticket, how: type[Finish | Cancel]) -> None:
-        """It is over, and what it consumed stays charged."""
+    def finish(self, ticket: Ticket) -> None:
+        """It was served to its end."""
+        ticket.state = State.DONE
+        self._close(ticket, Finish)
+
+    def leave(self, ticket: Ticket, *, consumed: bool) -> None:
+        """It is over. With `consumed` it ran, and stays charged; without it is as if it had never been dispatched."""
+        ticket.state = State.CANCELLED
+        if consumed:
+            self._close(ticket, Cancel)
+        elif (held := self._let_go(ticket)) is not None:
+            self.book.undo(ticket)
+            self.link.tell_soon(Undo(held.id))
+
+    def _close(self, ticket: Ticket, how: type[Finish | Cancel]) -> None:
         if (held := self._let_go(ticket)) is not None:
             self.book.close(ticket)
             self.link.tell_soon(how(held.id, ticket.input_tokens, ticket.cached_tokens, ticket.produced))
-
-    def undo(self, ticket: Ticket) -> None:
-        """It is over, as if it had never been dispatched."""
-        if (held := self._let_go(ticket)) is not None:
-            self.book.undo(ticket)
-            self.link.tell_soon(Undo(held.id))
 
     def _let_go(self, ticket: Ticket) -> Held | None:
         held = self.held.pop(ticket)
@@ -174,43 +180,12 @@ class Desk:
             if held.ticket.state is State.WAITING:
                 self.wait(held)
 
-    def price_by(self, measure: CostFunction, weights_of: Callable[[Ticket], list[float]]) -> None:
+    def price_by(self, measure: CostFunction, weights_of: Callable[[str], list[float]]) -> None:
         """New prices. A ticket whose levels are others now, because its policy has a tree and the last had none, or
         the other way round, counts as if it had been dispatched under the new one."""
         self.book.price_by(measure)
         for held in self.held.running():
-            weights = weights_of(held.ticket)
+            weights = weights_of(held.ticket.tenant)
             if len(weights) != len(self.book.weights(held.ticket)):
                 self.book.undo(held.ticket)
                 self.book.open(held.ticket, weights)
-
-    def all_of_it(self, settings: str) -> Join:
-        """Everything that is held and known here."""
-        return Join(
-            settings,
-            self.known.peers,
-            [self._running(held) for held in self.held.running()],
-            [_waiting(held) for held in self.held.waiting()],
-            self.book.totals(),
-            self.known.remembered(),
-            self.link.joins > 0,
-            self.known.lifted_alone(),
-        )
-
-    def _running(self, held: Held) -> RunningTicket:
-        t = held.ticket
-        return RunningTicket(
-            *_waiting(held),
-            t.cached_tokens,
-            t.produced,
-            t.predicted,
-            t.worker,
-            held.number,
-            self.book.weights(t),
-            self.book.charged(t),
-        )
-
-
-def _waiting(held: Held) -> WaitingTicket:
-    t = held.ticket
-    return WaitingTicket(held.id, t.tenant, t.input_tokens, t.max_tokens, held.seq, sorted(t.avoid))
