@@ -66,7 +66,7 @@ from fairness.admission import Admission
 from fairness.auditor import Auditor
 from fairness.cost import CostFunction
 from fairness.deadlines import Deadlines
-from fairness.forest import Forest
+from fairness.forest import Balances, Forest
 from fairness.integrity import check_forest
 from fairness.ledger import Ledger
 from fairness.locality import Locality
@@ -230,10 +230,26 @@ class Scheduler:
 
     # -- moving in ---------------------------------------------------------------------------------------------
 
-    def seed(self, counters: Mapping[str, int], floors: Mapping[str, int] | None = None) -> None:
-        """Go on where another scheduler of this pool ended: what its members have received, in thousandths of
-        service / weight, by path (a tenant's id; a group's path ends in a slash), and its lift targets by group (""
-        is the root). Then `resume` what runs, in the order of dispatch, and `submit` what waits, the oldest first.
+    def export(self) -> Balances:
+        """What another scheduler of this pool needs to go on from here: `seed` takes it as it is. Counters are net:
+        what a ticket that runs is charged is left out, because `resume` will charge it there. Changes nothing. O(n).
+
+        Example, at h = n_in + 2 n_out and weight 1: tenant a was served a ticket of 10 and 5 tokens (20) and runs one
+        of 10 tokens, with 3 seen so far (16). Its counter is 36,000 thousandths; 20,000 are exported. The scheduler
+        that is seeded with them and resumes the ticket has a at 36,000 again. Had it been given 36,000, it would have
+        charged the 16 twice; were the ticket lost and never resumed, its 16 would be, too.
+
+        Members that were forgotten are missing: the lift target of their group stands for them. Who left the queue
+        last, and in which order groups took their turns, is not told (see `seed` for what takes its place).
+
+        Raises LawError where the policy has classes: a path may be in several.
+        """
+        self._expect_no_classes()
+        return self._forest.export()
+
+    def seed(self, balances: Balances) -> None:
+        """Go on where another scheduler of this pool ended, whose `export` this is. Then `resume` what runs, in the
+        order of dispatch, and `submit` what waits, the oldest first.
 
         A member begins at its counter when it has work here. What is submitted before the first `pick` is taken to
         have waited before: a member with a seeded counter is lifted to the given target, not to those that were
@@ -243,16 +259,18 @@ class Scheduler:
 
         Raises LawError after the first submit, and where the policy has classes: a path may be in several.
         """
-        if self._forest.roots() or self.policy.aging:
-            raise LawError("expected an empty pool without classes to seed")
-        self._forest.seed(counters, floors or {})
-        self._seeded = set(counters)
+        self._expect_no_classes()
+        if self._forest.roots():
+            raise LawError("expected an empty pool to seed")
+        self._forest.seed(balances)
+        self._seeded = set(balances.counters)
 
     def resume(self, ticket: Ticket, worker: str) -> None:
         """A new ticket already runs on `worker`, dispatched elsewhere: it takes its room there, whether it fits or
         not, and is charged for its input and max(predicted, produced) output, which the caller has set with
-        `input_tokens` and `cached_tokens`. So the counter seeded for its tenant, and for each group above it, must be
-        net of what is charged here. It is not lifted. From here on it is a ticket like any other that runs.
+        `input_tokens` and `cached_tokens`, at the weights of now. So the counter seeded for its tenant, and for each
+        group above it, must be net of what is charged here. It is not lifted. From here on it is a ticket like any
+        other that runs.
 
         Raises LawError for a ticket that is not new, or a worker that the room does not know.
         """
@@ -382,6 +400,10 @@ class Scheduler:
     def _in_turn(self, root: Group) -> Tenant | None:
         first = root.first()
         return first if first is None or self._locality is None else self._locality.choose(root, first)
+
+    def _expect_no_classes(self) -> None:
+        if self.policy.aging:
+            raise LawError(f"policy {self.policy.name} has classes; expected a policy without them to seed or export")
 
     def _expect(self, ticket: Ticket, state: State) -> None:
         if ticket.state is not state:

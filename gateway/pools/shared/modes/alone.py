@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fairness import Auditor, Grant, Refusal, Snapshot, Ticket, Worker
+from fairness import Auditor, Balances, Grant, Refusal, Snapshot, Ticket, Worker
 from fairness.policies import Fcfs, Rpm
 from gateway.pools.local import LocalPool
 from gateway.pools.settings import scheduler_of
@@ -26,7 +26,7 @@ class Alone:
         running, waiting = state.desk.held.running(), state.desk.held.waiting()
         room = PartRoom(state.workers.whole(), state.desk.known.peers, adapters)
         scheduler = scheduler_of(state.settings, room, auditor=auditor, predictor=state.predictor, parts=room.parts)
-        scheduler.seed(_net_counters(state.desk, running), state.desk.known.lift_targets())
+        scheduler.seed(Balances(_net_counters(state.desk, running), state.desk.known.lift_targets()))
         self._pool = LocalPool(state.pool, scheduler, room, clock=state.clock, drain_rate=state.drain_rate)
         self._pool.on_grant = self._granted
         self._move_in(running, waiting)
