@@ -6,10 +6,11 @@ What the store decides is done here to ticket, turn and book; what happens to a 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from math import inf
 
-from fairness import Book, CostFunction, Grant, Refusal, State, Ticket, paths
+from fairness import Balances, Book, CostFunction, Grant, Refusal, State, Ticket, paths
 from gateway.pools.drain_rate import DrainRate
 from gateway.pools.port import EXPIRED, resolve
 from gateway.pools.shared.holdings import Held, Holdings
@@ -168,10 +169,26 @@ class Desk:
         self.held[ticket].number = self.known.next_number()
         self.book.open(ticket, weights)
 
-    def charged(self, held: Held) -> dict[str, int]:
-        """What a ticket that runs has been charged, by path, in thousandths."""
-        charged = self.book.charged(held.ticket)
-        return dict(zip(paths(held.ticket.tenant, tree=len(charged) != 1), charged, strict=True))
+    def balances(self) -> Balances:
+        """Where a scheduler in this process begins: it will charge again what runs, when that is resumed."""
+        in_flight = self._in_flight()
+        counters = self.known.counters(in_flight)
+        net = {path: max(0, counter - in_flight[path]) for path, counter in counters.items()}
+        return Balances(net, self.known.lift_targets())
+
+    def reached(self, balances: Balances) -> None:
+        """What that scheduler came to, exported before it ends."""
+        in_flight = self._in_flight()
+        counters = {path: counter + in_flight[path] for path, counter in balances.counters.items()}
+        self.known.reached(counters, balances.lift_targets)
+
+    def _in_flight(self) -> Counter[str]:
+        """What the tickets that run have been charged, by path, in thousandths."""
+        total: Counter[str] = Counter()
+        for held in self.held.running():
+            charged = self.book.charged(held.ticket)
+            total.update(dict(zip(paths(held.ticket.tenant, tree=len(charged) != 1), charged, strict=True)))
+        return total
 
     def take_back(self) -> None:
         """All tickets, from a pool that has ended."""

@@ -58,18 +58,22 @@ class Known:
         groups = (path for path in self._shares if path == "" or path.endswith("/"))
         return {path: self._shares[path].told.lift_target for path in groups}
 
-    def reached(self, counters: Mapping[str, int], lift_target: int) -> None:
-        """Alone, the counters came to this: beyond what was charged, they were lifted. `lift_target` is the root's."""
-        for path, counter in counters.items():
-            told = self._told(path)
-            lift = counter - self.counter(path)
-            if lift > 0:
-                self._lifted_alone.add(path)
-            told = ShareState(told.lifted + max(0, lift), counter, told.lift_target, self._last)
-            self._shares[path] = Share(told, self._own(path))
-        root = self._told("")
-        root = root._replace(lift_target=max(root.lift_target, lift_target), at=self._last)
-        self._shares[""] = Share(root, 0)
+    def reached(self, counters: Mapping[str, int], lift_targets: Mapping[str, int]) -> None:
+        """Alone, counters and lift targets came to this: beyond what was charged here counters were lifted. Whoever is
+        not among them was forgotten alone: the lift target of its group stands for it, and what was known of it before
+        would put it back to where it was."""
+        shares = {path: Share(self._reached(path, counter), self._own(path)) for path, counter in counters.items()}
+        for path, lift_target in lift_targets.items():
+            share = shares.setdefault(path, Share(_NOTHING._replace(at=self._last), self._own(path)))
+            share.told = share.told._replace(lift_target=lift_target)
+        self._shares = shares
+
+    def _reached(self, path: str, counter: int) -> ShareState:
+        lift = max(0, counter - self.counter(path))
+        if lift:
+            self._lifted_alone.add(path)
+        lifted = self._shares[path].told.lifted if path in self._shares else 0
+        return ShareState(lifted + lift, counter, 0, self._last)
 
     def joined(self) -> None:
         """The store has heard all of it."""
@@ -83,7 +87,3 @@ class Known:
         """What is told to a store that may have forgotten."""
         shares = {path: share.told._replace(counter=self.counter(path)) for path, share in self._shares.items()}
         return Remembered(shares, self.seq + 1, self.number + 1)
-
-    def _told(self, path: str) -> ShareState:
-        share = self._shares.get(path)
-        return _NOTHING if share is None else share.told

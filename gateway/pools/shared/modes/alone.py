@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from fairness import Auditor, Balances, Grant, Refusal, Snapshot, Ticket, Worker
+from fairness import Auditor, Grant, Refusal, Snapshot, Ticket, Worker
 from fairness.policies import Fcfs, Rpm
 from gateway.pools.local import LocalPool
 from gateway.pools.settings import scheduler_of
-from gateway.pools.shared.desk import Desk
 from gateway.pools.shared.holdings import Held
 from gateway.pools.shared.modes.port import ReplicaState
 from gateway.pools.shared.part_room import PartRoom, part_of
@@ -26,7 +23,7 @@ class Alone:
         running, waiting = state.desk.held.running(), state.desk.held.waiting()
         room = PartRoom(state.workers.whole(), state.desk.known.peers, adapters)
         scheduler = scheduler_of(state.settings, room, auditor=auditor, predictor=state.predictor, parts=room.parts)
-        scheduler.seed(Balances(_net_counters(state.desk, running), state.desk.known.lift_targets()))
+        scheduler.seed(state.desk.balances())
         self._pool = LocalPool(state.pool, scheduler, room, clock=state.clock, drain_rate=state.drain_rate)
         self._pool.on_grant = self._granted
         self._move_in(running, waiting)
@@ -96,9 +93,7 @@ class Alone:
 
     def end(self) -> None:
         """The way back: tickets and counters are the replica's again."""
-        snapshot = self._pool.scheduler.snapshot()
-        counters = {path: round(state.counter * 1000) for path, state in (snapshot.tenants | snapshot.groups).items()}
-        self._state.desk.known.reached(counters, round(snapshot.lift_target * 1000))
+        self._state.desk.reached(self._pool.scheduler.export())
         self._pool.hand_back()
         self._state.desk.take_back()
 
@@ -119,16 +114,6 @@ class Alone:
     def _granted(self, grant: Grant) -> None:
         ticket = grant.ticket
         self._state.desk.granted_alone(ticket, self._state.settings.weights_of(ticket.tenant))
-
-
-def _net_counters(desk: Desk, running: Iterable[Held]) -> dict[str, int]:
-    """The counters less what `running` tickets will be charged again when they are resumed."""
-    charged = [desk.charged(held) for held in running]
-    counters = desk.known.counters(path for lines in charged for path in lines)
-    for lines in charged:
-        for path, amount in lines.items():
-            counters[path] -= amount
-    return {path: max(0, counter) for path, counter in counters.items()}
 
 
 def _refusal_of(held: Held) -> Refusal | None:
