@@ -142,13 +142,19 @@ class LocalPool:
 
     # -- requests that come from another pool and go back there ------------------------------------------------
 
-    def adopt(self, running: Iterable[Ticket], waiting: Mapping[Ticket, Turn]) -> None:
-        """Go on with tickets of another pool: `running` by their dispatch, `waiting` with their turns, the oldest
-        first. What cannot be queued here hears why."""
+    def adopt(self, running: Iterable[Ticket], waiting: Mapping[Ticket, Turn], arriving: Mapping[Ticket, Turn]) -> None:
+        """Go on with tickets of another pool: `running` by their dispatch, `waiting` in its queue, the oldest first,
+        and `arriving`, which it had not queued yet: they come after all turns that those who waited can have now, so
+        that they are lifted like any newcomer's (see `Scheduler.seed`). What cannot be queued here hears why."""
         for ticket in running:
             ticket.state = State.NEW
             self.scheduler.resume(ticket, ticket.worker)
-        for ticket, turn in waiting.items():
+        self._queue_again(waiting)
+        self._dispatch()
+        self._queue_again(arriving)
+
+    def _queue_again(self, tickets: Mapping[Ticket, Turn]) -> None:
+        for ticket, turn in tickets.items():
             ticket.state = State.NEW
             refusal = self.scheduler.submit(ticket, self._clock())
             if refusal is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fairness import Auditor, Grant, Refusal, Snapshot, Ticket, Worker
 from fairness.policies import Fcfs, Rpm
 from gateway.pools.local import LocalPool
+from gateway.pools.port import Turn
 from gateway.pools.settings import scheduler_of
 from gateway.pools.shared.holdings import Held
 from gateway.pools.shared.modes.port import ReplicaState
@@ -34,6 +35,7 @@ class Alone:
         refusal = await self._pool.submit(held.ticket)
         if refusal is None:
             held.turn = self._pool.waits_for(held.ticket)
+        held.answer(refusal)
         return refusal
 
     def charge(self, ticket: Ticket, produced: int) -> None:
@@ -106,7 +108,8 @@ class Alone:
         scheduler = self._pool.scheduler
         policy = scheduler.policy
         scheduler.policy = Fcfs() if isinstance(policy, Rpm) else policy
-        self._pool.adopt((held.ticket for held in running), {held.ticket: held.turn for held in waiting})
+        queued, on_the_way = _turns(waiting, queued=True), _turns(waiting, queued=False)
+        self._pool.adopt((held.ticket for held in running), queued, on_the_way)
         scheduler.policy = policy
         for held in waiting:
             held.answer(_refusal_of(held))
@@ -114,6 +117,11 @@ class Alone:
     def _granted(self, grant: Grant) -> None:
         ticket = grant.ticket
         self._state.desk.granted_alone(ticket, self._state.settings.weights_of(ticket.tenant))
+
+
+def _turns(waiting: list[Held], *, queued: bool) -> dict[Ticket, Turn]:
+    """Of those that a queue has had, or those whose submit was never answered."""
+    return {held.ticket: held.turn for held in waiting if held.queued.done() is queued}
 
 
 def _refusal_of(held: Held) -> Refusal | None:

@@ -10,7 +10,7 @@ import pytest
 from fairgate.topology.stores import StoreServer
 
 from ...conftest import tenant, until
-from ...engine import Engine
+from ...engine import Engine, Script
 from .conftest import Fleet, MakeFleet, answers
 
 
@@ -62,5 +62,30 @@ async def test_nobody_rides_free_after_a_time_alone(
     assert 2 <= order[:6].count("b") <= 4, order
     server.resume()
     back.set()
+    await until(fleet.shared)
+    await fleet.settled()
+
+
+async def test_what_was_on_its_way_to_the_store_is_lifted_like_any_newcomer(
+    make_fleet: MakeFleet, server: StoreServer
+) -> None:
+    """a has been served a long while without a pause, so that nobody was lifted; b's requests have not reached the
+    store when it is lost. They did not wait there: b is lifted to a, and they take turns."""
+    fleet = await make_fleet(Engine(), gateways=1, tenants=tenants_in("org/"))
+    await serve(fleet, "ab")
+    fleet.engine.scripts.extend(Script() for _ in range(10))
+    fleet.engine.default = Script(hold_before=0)
+    calls = [fleet[0].post("a") for _ in range(17)]
+    await until(lambda: fleet.engine.active == 1 and not fleet.engine.scripts and fleet.look()["waiting"] == 6)
+    server.pause()
+    fleet.engine.seen.clear()
+    calls += [fleet[0].post("b") for _ in range(6)]
+    await until(lambda: fleet.waiting() == 12)
+    await until(fleet[0].lost)
+    fleet.engine.go.set()
+    assert await answers(calls) == [200] * 23
+    order = "".join(body["user"] for body in fleet.engine.seen)
+    assert 2 <= order[:6].count("b") <= 4, order
+    server.resume()
     await until(fleet.shared)
     await fleet.settled()
