@@ -129,6 +129,9 @@ class LocalPool:
     def standing(self) -> Standing:
         return Standing()
 
+    def replica_book(self) -> None:
+        """The scheduler's counters are all there is."""
+
     def close(self) -> None:
         self._closed = True
         for ticket, turn in list(self._turns.items()):

@@ -19,7 +19,16 @@ class Share:
 
 
 class Known:
-    """`own(path)` is what this replica has charged there, now (`Book.total`)."""
+    """`own(path)` is what this replica has charged there, now (`Book.total`).
+
+    Example, in thousandths: the store told of tenant a a counter of 90,000, of which 30,000 were lifted; this replica
+    had charged 20,000 of it and another one 40,000. Since then this one has charged 5,000 more: a is at 95,000, as far
+    as it can know. Then the store loses its data, and both join. Each tells that 30,000 were lifted, and its own book,
+    25,000 and 47,000, because the other has charged more, too: 30,000 + 25,000 + 47,000 = 102,000 is where a was.
+    Had the other died with the store, nobody could tell of its book: lifts and books come to 55,000 only. The counter
+    of 95,000 that this replica tells of counts then, or a would be served 40,000 for nothing. What the dead one had
+    charged since, 7,000, is lost.
+    """
 
     def __init__(self, own: Callable[[str], int]) -> None:
         self._own = own

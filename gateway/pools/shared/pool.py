@@ -22,7 +22,7 @@ from typing import Any
 
 from fairness import Auditor, Book, Grant, Refusal, Snapshot, State, Ticket, Worker
 from gateway.pools.drain_rate import DrainRate
-from gateway.pools.port import CLOSED, Standing
+from gateway.pools.port import CLOSED, ReplicaBook, Standing
 from gateway.pools.shared.desk import Desk
 from gateway.pools.shared.holdings import Holdings
 from gateway.pools.shared.link import Link
@@ -139,6 +139,9 @@ class SharedPool:
 
     def standing(self) -> Standing:
         return Standing(self._told, self._state.desk.known.peers, self._stale)
+
+    def replica_book(self) -> ReplicaBook:
+        return ReplicaBook(self.link.name, self.book.totals())
 
     def idle(self) -> bool:
         return not self.held.running() and not self.held.waiting()

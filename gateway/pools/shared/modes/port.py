@@ -21,7 +21,15 @@ from gateway.pools.shared.workers import Workers
 class ReplicaState:
     """What one replica of a pool holds and knows: tickets, their book and what is known of counters are at the `desk`.
     A mode may end at any moment, and the next one begins from here. `settings` are those in force, `waiting` the
-    tickets of the whole pool, as last heard. `clock` in seconds, that of ticket deadlines."""
+    tickets of the whole pool, as last heard. `clock` in seconds, that of ticket deadlines.
+
+    What is here ends with the process. Example of what such a death costs: a replica runs 6 requests on 8 slots, with
+    leases of 5 s, and dies. The other replicas have 2 slots for up to 5 s, until one of their calls finds the lease at
+    its end: then waiting tickets leave, the 6 slots are free, and tenants stay charged for the tokens last reported.
+    At most `flush_s` (20 ms) of tokens were not, perhaps one a request: at a price of 2 for output and weight 1, 12,000
+    thousandths. Had it only been paused, its 6 requests would still run while the others fill 8 slots, 14 on 8, until
+    they end; what they are charged is told with its next join.
+    """
 
     pool: str
     settings: SharedSettings
