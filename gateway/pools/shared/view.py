@@ -38,8 +38,8 @@ class View:
         tokens = max(capacity.tokens, data["most_held"]) + data["overrun"]
         largest = max(capacity.largest, data["largest"]) + data["overrun"]
         longest_input = tokens if data["input_refunded"] else largest
-        rise = self._settings.measure().most_rise(tokens, largest, longest_input)
-        return rise / float(data["least_weight"]) + policy.allowance + float(data["owed"]) / MILLI
+        most_rise = self._settings.measure().most_rise(tokens, largest, longest_input)
+        return most_rise / float(data["least_weight"]) + policy.allowance + float(data["owed"]) / MILLI
 
     def crossed(self) -> bool:
         """The gap is above the bound, by more than rounding explains: a thousandth for each ticket in flight."""

@@ -89,6 +89,19 @@ def test_what_the_dead_had_charged_is_remembered_by_others(client: redis.Redis) 
     assert counter(store, "a") == before
 
 
+def test_the_example_of_what_replicas_remember(client: redis.Redis) -> None:
+    """Its numbers are those in known.py: both tell of a; then only one does, because the other died with the store."""
+    told = {"r1": (25_000, 95_000), "r2": (47_000, 97_000)}
+    for alive, expected in ((["r1", "r2"], 102_000), (["r1"], 95_000)):
+        store = opened(client, "r1", "r2")
+        store.become({})
+        for replica in alive:
+            book, seen = told[replica]
+            known = {"seq": 100, "number": 100, "shares": {"a": [30_000, seen, 0, 9]}}
+            store.join(replica, joined=True, peers=len(alive), book={"a": book}, known=known)
+        assert counter(store, "a") == expected
+
+
 def test_a_store_that_forgot_takes_the_lift_targets_of_groups(client: redis.Redis) -> None:
     """Who was forgotten in g/ is known by its lift target alone: a member that comes back begins there."""
     store = opened(client, "r1")
