@@ -76,6 +76,7 @@ class Known:
             share = shares.setdefault(path, Share(_NOTHING._replace(at=self._last), self._own(path)))
             share.told = share.told._replace(lift_target=lift_target)
         self._shares = shares
+        self._lifted_alone &= shares.keys()
 
     def _reached(self, path: str, counter: int) -> ShareState:
         lift = max(0, counter - self.counter(path))
