@@ -153,7 +153,7 @@ class LocalPool:
             ticket.state = State.NEW
             self.scheduler.resume(ticket, ticket.worker)
         self._queue_again(waiting)
-        self._dispatch()
+        self._dispatch_now()
         self._queue_again(arriving)
 
     def _queue_again(self, tickets: Mapping[Ticket, Turn]) -> None:
@@ -196,6 +196,11 @@ class LocalPool:
     def _wake(self) -> None:
         if self._woken is None and not self._closed:
             self._woken = asyncio.get_running_loop().call_soon(self._dispatch)
+
+    def _dispatch_now(self) -> None:
+        if self._woken is not None:
+            self._woken.cancel()
+        self._dispatch()
 
     def _dispatch(self) -> None:
         self._woken = None
