@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import random
-import secrets
-import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from fairness import Auditor, Crossing, Objective, Scheduler, Worker, parse_cost, parse_policy, parse_predictor
-from gateway.config import FALLBACK_KV_TOKENS, FALLBACK_SLOTS, GatewayConfig, PoolConfig
+from fairness import parse_cost
+from gateway.config import GatewayConfig
 from gateway.engines.prober import Prober
 from gateway.exchange import Route
 from gateway.hotpath import HotPath
@@ -20,24 +16,16 @@ from gateway.http.pages import Pages
 from gateway.http.server import HttpServer
 from gateway.http.upstream import HttpUpstream
 from gateway.metrics import Metrics
-from gateway.pools.drain_rate import DrainRate
-from gateway.pools.local import LocalPool
+from gateway.pools.build import local_pools, shared_pools
 from gateway.pools.port import Pool
-from gateway.pools.room import HealthyRoom
-from gateway.pools.shared.link import Link
-from gateway.pools.shared.pool import SharedPool
-from gateway.pools.shared.settings import settings_of
 from gateway.record import Record, access_logger
 from gateway.store.client import StoreClient
 from gateway.tenants.auth import Keyring
 from gateway.tenants.quota import LocalQuotas, Quotas
 from gateway.tenants.shared_quota import SharedQuotas
 
-logger = logging.getLogger("gateway")
 SERVING = ("own", "shared", "alone")
 """The modes of a pool in which it takes requests."""
-HEALTH_TTL = 3
-"""Probes, or calls to the store if those are rarer, for which other replicas believe a good probe of ours."""
 
 
 @dataclass(slots=True)
@@ -94,7 +82,7 @@ def build(config: GatewayConfig) -> Gateway:
     """Must be called on the event loop that will run the gateway."""
     clock = asyncio.get_running_loop().time
     store = StoreClient(config.store) if config.store is not None else None
-    pools = {name: _pool(name, config, clock, store) for name in config.pools}
+    pools, quotas = _pools_and_quotas(config, store, clock)
     keyring = Keyring(config.tenants)
     metrics = Metrics(pools, [tenant.id for tenant in config.tenants], config.observe.max_tenant_labels)
     upstream = HttpUpstream([worker for pool in config.pools.values() for worker in pool.workers], config.timeouts)
@@ -103,7 +91,7 @@ def build(config: GatewayConfig) -> Gateway:
         _routes(config, pools),
         upstream,
         timeouts=config.timeouts,
-        quotas=_quotas(config, pools, store),
+        quotas=quotas,
         clock=clock,
         stopwatch=time.perf_counter,
         on_end=_on_end(config, metrics),
@@ -115,35 +103,14 @@ def build(config: GatewayConfig) -> Gateway:
     return gateway
 
 
-def _pool(name: str, config: GatewayConfig, clock: Callable[[], float], store: StoreClient | None) -> Pool:
-    if store is None:
-        return _local_pool(name, config.pools[name], config, clock)
-    return _shared_pool(name, config, clock, store)
-
-
-def _shared_pool(name: str, config: GatewayConfig, clock: Callable[[], float], store: StoreClient) -> SharedPool:
-    assert config.store is not None
-    section, pool = config.store, config.pools[name]
-    replica = f"{section.replica or socket.gethostname()}-{secrets.token_hex(4)}"
-    key = f"{{{section.namespace}:{name}}}"
-    return SharedPool(
-        name,
-        settings_of(pool, config),
-        lambda replica_side: Link(replica_side, store, section, key=key, name=replica, clock=clock),
-        closed_when_lost=section.on_store_loss == "closed",
-        health_ttl=HEALTH_TTL * max(config.health.interval_s, section.heartbeat_s),
-        adapters=pool.adapters_at_once(),
-        auditor=lambda: Auditor(_alarm(name), clock),
-        clock=clock,
-        drain_rate=DrainRate(random.random),
-    )
-
-
-def _quotas(config: GatewayConfig, pools: Mapping[str, Pool], store: StoreClient | None) -> Quotas:
-    shared = [pool for pool in pools.values() if isinstance(pool, SharedPool)]
+def _pools_and_quotas(
+    config: GatewayConfig, store: StoreClient | None, clock: Callable[[], float]
+) -> tuple[Mapping[str, Pool], Quotas]:
     if store is None or config.store is None:
-        return LocalQuotas(config.tenants)
-    return SharedQuotas(
+        return local_pools(config, clock), LocalQuotas(config.tenants)
+    pools = shared_pools(config, store, config.store, clock)
+    shared = list(pools.values())
+    quotas = SharedQuotas(
         config.tenants,
         store,
         config.store,
@@ -151,35 +118,7 @@ def _quotas(config: GatewayConfig, pools: Mapping[str, Pool], store: StoreClient
         replicas=lambda: max(pool.standing().replicas for pool in shared),
         name=shared[0].link.name,
     )
-
-
-def _local_pool(name: str, config: PoolConfig, gateway: GatewayConfig, clock: Callable[[], float]) -> LocalPool:
-    workers = [
-        Worker(worker.url, worker.slots or FALLBACK_SLOTS, worker.kv_tokens or FALLBACK_KV_TOKENS, healthy=False)
-        for worker in config.workers
-    ]
-    room = HealthyRoom(workers, dict.fromkeys((worker.id for worker in workers), config.adapters_at_once()))
-    weights = gateway.weights()
-    scheduler = Scheduler(
-        parse_policy(config.policy),
-        parse_cost(config.cost),
-        room,
-        weights=weights,
-        default_weight=min(weights.values()),
-        predictor=parse_predictor(config.predict),
-        residency=room if config.adapter_slots else None,
-        adapter_load=config.adapter_load,
-        auditor=Auditor(_alarm(name), clock),
-        objective=Objective(config.ttft_objective_s) if config.ttft_objective_s else None,
-        max_waiting=config.queue.max_requests,
-        max_waiting_per_tenant=config.queue.max_requests_per_tenant,
-        tenant_bounds={tenant.id: tenant.max_queued for tenant in gateway.tenants if tenant.max_queued is not None},
-    )
-    return LocalPool(name, scheduler, room, clock=clock, drain_rate=DrainRate(random.random))
-
-
-def _alarm(pool: str) -> Callable[[Crossing], None]:
-    return lambda crossing: logger.warning("pool %s: the bound was crossed: %s", pool, crossing)
+    return pools, quotas
 
 
 def _routes(config: GatewayConfig, pools: Mapping[str, Pool]) -> dict[str, Route]:

@@ -24,8 +24,8 @@ from fairgate.bench.http import cpu_seconds, machine_seconds
 from fairgate.topology.processes import ProcessError
 from fairgate.topology.stores import StoreServer
 from gateway.config import parse_config
-from gateway.pools.shared.settings import settings_of
-from gateway.store.library import machine
+from gateway.pools.shared.machine import machine
+from gateway.pools.shared.settings import shared_settings_of
 from loadgen.progress import Progress, quiet
 
 MOST_UNREAD = 4
@@ -151,7 +151,7 @@ def _settings(case: StoreCase) -> str:
             "revision": 1,
         }
     )
-    return settings_of(config.pools["main"], config).text
+    return shared_settings_of(config.pools["main"], config).text
 
 
 def _tenant(number: int) -> str:

@@ -13,7 +13,7 @@ import redis
 
 from fairgate.topology.fleet import POOL
 from fairgate.topology.stores import StoreServer
-from gateway.store.library import machine
+from gateway.pools.shared.machine import machine
 
 PREFIX = f"{{fairgate:{POOL}}}"
 

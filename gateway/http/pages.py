@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from gateway.config import GatewayConfig
 from gateway.metrics import CONTENT_TYPE, Metrics
 from gateway.pools.port import Pool
-from gateway.pools.shared.pool import SharedPool
 from gateway.tenants.auth import Keyring
 
 Page = Callable[[str | None], tuple[int, str, bytes]]
@@ -58,12 +57,9 @@ class Pages:
         return 200, CONTENT_TYPE, self._metrics.page()
 
     def _book(self, key: str | None) -> tuple[int, str, bytes]:
-        """By shared pool: the id of this replica there, and what its tickets were charged, in thousandths by path. The
-        store has the same under that id, as soon as all has been told."""
+        """By shared pool (see `ReplicaBook`)."""
         books = {
-            name: {"replica": pool.link.name, "charged": pool.book.totals()}
-            for name, pool in self._pools.items()
-            if isinstance(pool, SharedPool)
+            name: book._asdict() for name, pool in self._pools.items() if (book := pool.replica_book()) is not None
         }
         return 200, _JSON, json.dumps(books).encode()
 

@@ -129,6 +129,9 @@ class LocalPool:
     def standing(self) -> Standing:
         return Standing()
 
+    def replica_book(self) -> None:
+        """The scheduler's counters are all there is."""
+
     def close(self) -> None:
         self._closed = True
         for ticket, turn in list(self._turns.items()):
@@ -142,13 +145,19 @@ class LocalPool:
 
     # -- requests that come from another pool and go back there ------------------------------------------------
 
-    def adopt(self, running: Iterable[Ticket], waiting: Mapping[Ticket, Turn]) -> None:
-        """Go on with tickets of another pool: `running` by their dispatch, `waiting` with their turns, the oldest
-        first. What cannot be queued here hears why."""
+    def adopt(self, running: Iterable[Ticket], waiting: Mapping[Ticket, Turn], arriving: Mapping[Ticket, Turn]) -> None:
+        """Go on with tickets of another pool: `running` by their dispatch, `waiting` in its queue, the oldest first,
+        and `arriving`, which it had not queued yet: they come after all turns that those who waited can have now, so
+        that they are lifted like any newcomer's (see `Scheduler.seed`). What cannot be queued here hears why."""
         for ticket in running:
             ticket.state = State.NEW
             self.scheduler.resume(ticket, ticket.worker)
-        for ticket, turn in waiting.items():
+        self._queue_again(waiting)
+        self._dispatch_now()
+        self._queue_again(arriving)
+
+    def _queue_again(self, tickets: Mapping[Ticket, Turn]) -> None:
+        for ticket, turn in tickets.items():
             ticket.state = State.NEW
             refusal = self.scheduler.submit(ticket, self._clock())
             if refusal is None:
@@ -187,6 +196,11 @@ class LocalPool:
     def _wake(self) -> None:
         if self._woken is None and not self._closed:
             self._woken = asyncio.get_running_loop().call_soon(self._dispatch)
+
+    def _dispatch_now(self) -> None:
+        if self._woken is not None:
+            self._woken.cancel()
+        self._dispatch()
 
     def _dispatch(self) -> None:
         self._woken = None

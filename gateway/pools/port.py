@@ -1,4 +1,8 @@
-"""The port to a pool's state, whatever keeps it.
+"""The port to a pool, whatever keeps its state: this process (local.py), or a store that gateways share (shared/).
+
+A pool is the workers that serve the same models, with the one queue in front of them. A request is a ticket there: it
+is queued, granted a worker when its turn comes, charged for its tokens as they are seen, and over when it is finished
+or leaves. The law (`fairness`) decides whose turn it is; the room of the workers decides when there is one.
 
 The port is shaped for a queue that lives elsewhere: a ticket goes in, a grant comes back later, and everything else
 is a report that nobody waits for. `charge` carries totals and `leave` may be repeated, so a report that arrives twice
@@ -72,13 +76,17 @@ class Pool(Protocol):
     def engine_waiting(self, worker: str, waiting: int) -> None:
         """So many requests wait inside the engine."""
 
-    def snapshot(self) -> tuple[Snapshot, list[Worker]]: ...
+    def snapshot(self) -> tuple[Snapshot, list[Worker]]:
+        """Queue, counters and workers, for people and metrics."""
 
     def crossings(self) -> int:
         """Times that the counters of two waiting tenants came further apart than the bound."""
 
     def standing(self) -> Standing:
         """Where the pool's state lives right now."""
+
+    def replica_book(self) -> ReplicaBook | None:
+        """This gateway's part of counters that it shares with others; None where it shares them with nobody."""
 
     def close(self) -> None:
         """Refuse what waits and what still comes."""
@@ -95,6 +103,14 @@ class Standing(NamedTuple):
     mode: str = "own"
     replicas: int = 1
     stale: str = ""
+
+
+class ReplicaBook(NamedTuple):
+    """`charged`: by path, in thousandths of service / weight. The store has the same under the id `replica`, as soon as
+    all has been told."""
+
+    replica: str
+    charged: dict[str, int]
 
 
 def resolve(turn: Turn, result: Grant | Refusal) -> None:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from math import ceil
 
 from gateway.config import StoreConfig, TenantConfig
 from gateway.store.client import StoreClient, StoreError
-from gateway.store.library import quota
+from gateway.store.library import Library, library_of
 from gateway.tenants.quota import WINDOW, LocalQuotas, limit_headers
 
 logger = logging.getLogger("gateway")
+
+
+@cache
+def quota() -> Library:
+    """Requests per minute of a tenant; entry `quota`: see quota.lua for arguments and reply."""
+    return library_of("gateway.tenants", "fairgate_quota", ("quota",), ("quota",))
 
 
 class SharedQuotas:

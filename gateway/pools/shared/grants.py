@@ -7,8 +7,8 @@ import logging
 from typing import Protocol
 
 from gateway.config import StoreConfig
+from gateway.pools.shared.protocol import read_decision
 from gateway.pools.shared.replica import Replica
-from gateway.pools.shared.reply import read_turn
 from gateway.store.client import StoreClient, StoreError
 
 logger = logging.getLogger("gateway")
@@ -62,4 +62,4 @@ class GrantReader:
                 continue
             for entry, fields in entries:
                 self.seen = entry
-                self._replica.heard(read_turn(fields["g"]))
+                self._replica.heard(read_decision(fields["g"]))

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from fairness import Book, Refusal, State, Ticket
+from fairness import Refusal, State, Ticket
 from gateway.pools.port import Turn
 
 
@@ -34,32 +33,6 @@ class Held:
         """It was queued, or refused."""
         if not self.queued.done():
             self.queued.set_result(refusal)
-
-    def waiting(self) -> dict[str, Any]:
-        """As `join` tells of a ticket that waits."""
-        t = self.ticket
-        return {
-            "id": self.id,
-            "tenant": t.tenant,
-            "n_in": t.input_tokens,
-            "max": t.max_tokens,
-            "seq": self.seq,
-            "avoid": sorted(t.avoid),
-        }
-
-    def running(self, book: Book) -> dict[str, Any]:
-        """As `join` tells of a ticket that runs."""
-        t = self.ticket
-        return {
-            **self.waiting(),
-            "cached": t.cached_tokens,
-            "produced": t.produced,
-            "predicted": t.predicted,
-            "worker": t.worker,
-            "number": self.number,
-            "weights": book.weights(t),
-            "charged": book.charged(t),
-        }
 
 
 class Holdings:

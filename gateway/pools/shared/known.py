@@ -4,23 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+
+from gateway.pools.shared.protocol import Remembered, ShareState
+
+_NOTHING = ShareState(0, 0, 0, 0)
 
 
 @dataclass(slots=True)
 class Share:
-    """A tenant or a group as the store last told of it, in thousandths, and in which call to the pool (`at`).
-    `own`: this replica's part of the counter."""
+    """A tenant or a group as the store last told of it, and `own`, this replica's part of the counter then."""
 
-    lifted: int
-    counter: int
-    floor: int
+    told: ShareState
     own: int
-    at: int
 
 
 class Known:
-    """`own(path)` is what this replica has charged there, now (`Book.total`)."""
+    """`own(path)` is what this replica has charged there, now (`Book.total`).
+
+    Example, in thousandths: the store told of tenant a a counter of 90,000, of which 30,000 were lifted; this replica
+    had charged 20,000 of it and another one 40,000. Since then this one has charged 5,000 more: a is at 95,000, as far
+    as it can know. Then the store loses its data, and both join. Each tells that 30,000 were lifted, and its own book,
+    25,000 and 47,000, because the other has charged more, too: 30,000 + 25,000 + 47,000 = 102,000 is where a was.
+    Had the other died with the store, nobody could tell of its book: lifts and books come to 55,000 only. The counter
+    of 95,000 that this replica tells of counts then, or a would be served 40,000 for nothing. What the dead one had
+    charged since, 7,000, is lost.
+    """
 
     def __init__(self, own: Callable[[str], int]) -> None:
         self._own = own
@@ -31,10 +39,10 @@ class Known:
         self._last = 0
         self._lifted_alone: set[str] = set()
 
-    def heard(self, shares: Iterable[tuple[str, int, int, int, int]]) -> None:
-        for path, lifted, counter, floor, at in shares:
-            self._shares[path] = Share(lifted, counter, floor, self._own(path), at)
-            self._last = max(self._last, at)
+    def heard(self, shares: Mapping[str, ShareState]) -> None:
+        for path, told in shares.items():
+            self._shares[path] = Share(told, self._own(path))
+            self._last = max(self._last, told.at)
 
     def turned(self, seq: int, number: int) -> None:
         """A ticket with this place in the queue was dispatched as this number."""
@@ -48,27 +56,34 @@ class Known:
         """What the counter is now, as far as this replica can know."""
         share = self._shares.get(path)
         own = self._own(path)
-        return own if share is None else share.counter + own - share.own
+        return own if share is None else share.told.counter + own - share.own
 
     def counters(self, paths: Iterable[str]) -> dict[str, int]:
         """Of all that the store told of, and of `paths`."""
         return {path: self.counter(path) for path in {*self._shares, *paths} if path}
 
-    def floors(self) -> dict[str, int]:
-        """Lift targets by group; "" is the root."""
-        return {path: share.floor for path, share in self._shares.items() if path == "" or path.endswith("/")}
+    def lift_targets(self) -> dict[str, int]:
+        """By group; "" is the root."""
+        groups = (path for path in self._shares if path == "" or path.endswith("/"))
+        return {path: self._shares[path].told.lift_target for path in groups}
 
-    def reached(self, counters: Mapping[str, int], floor: int) -> None:
-        """Alone, the counters came to this: beyond what was charged, they were lifted. `floor` is the root's."""
-        for path, counter in counters.items():
-            share = self._shares.get(path) or Share(0, 0, 0, 0, 0)
-            lift = counter - self.counter(path)
-            if lift > 0:
-                self._lifted_alone.add(path)
-            lifted = share.lifted + max(0, lift)
-            self._shares[path] = Share(lifted, counter, share.floor, self._own(path), self._last)
-        root = self._shares.get("") or Share(0, 0, 0, 0, 0)
-        self._shares[""] = Share(root.lifted, root.counter, max(root.floor, floor), 0, self._last)
+    def reached(self, counters: Mapping[str, int], lift_targets: Mapping[str, int]) -> None:
+        """Alone, counters and lift targets came to this: beyond what was charged here counters were lifted. Whoever is
+        not among them was forgotten alone: the lift target of its group stands for it, and what was known of it before
+        would put it back to where it was."""
+        shares = {path: Share(self._reached(path, counter), self._own(path)) for path, counter in counters.items()}
+        for path, lift_target in lift_targets.items():
+            share = shares.setdefault(path, Share(_NOTHING._replace(at=self._last), self._own(path)))
+            share.told = share.told._replace(lift_target=lift_target)
+        self._shares = shares
+        self._lifted_alone &= shares.keys()
+
+    def _reached(self, path: str, counter: int) -> ShareState:
+        lift = max(0, counter - self.counter(path))
+        if lift:
+            self._lifted_alone.add(path)
+        lifted = self._shares[path].told.lifted if path in self._shares else 0
+        return ShareState(lifted + lift, counter, 0, self._last)
 
     def joined(self) -> None:
         """The store has heard all of it."""
@@ -78,9 +93,7 @@ class Known:
         """What counters have come to that were lifted alone, since the last join that was applied."""
         return {path: self.counter(path) for path in sorted(self._lifted_alone)}
 
-    def told(self) -> dict[str, Any]:
-        """The form that `join` has for it."""
-        shares = {
-            path: [share.lifted, self.counter(path), share.floor, share.at] for path, share in self._shares.items()
-        }
-        return {"shares": shares, "seq": self.seq + 1, "number": self.number + 1}
+    def remembered(self) -> Remembered:
+        """What is told to a store that may have forgotten."""
+        shares = {path: share.told._replace(counter=self.counter(path)) for path, share in self._shares.items()}
+        return Remembered(shares, self.seq + 1, self.number + 1)

@@ -20,10 +20,10 @@ from typing import Any
 
 from gateway.config import StoreConfig
 from gateway.pools.shared.grants import GrantReader
-from gateway.pools.shared.replica import Op, Replica
-from gateway.pools.shared.reply import Reply, read_reply
+from gateway.pools.shared.machine import machine
+from gateway.pools.shared.protocol import Charge, Leave, Op, Reply, read_reply, write_call
+from gateway.pools.shared.replica import Replica
 from gateway.store.client import StoreClient, StoreError
-from gateway.store.library import machine
 
 logger = logging.getLogger("gateway")
 
@@ -109,11 +109,11 @@ class Link:
         if not self._lost:
             self._mentions[subject] = op
 
-    def charge(self, ticket: str, n_in: int, cached: int, produced: int) -> None:
-        """Totals of a ticket that runs; what was said of it before is out of date."""
+    def charge(self, op: Charge) -> None:
+        """What was said before of the ticket is out of date."""
         if self._lost:
             return
-        self._charges[ticket] = ["charge", ticket, n_in, cached, produced]
+        self._charges[op.id] = op
         if self._flush is None:
             self._flush = asyncio.get_running_loop().call_later(self._config.flush_s, self._due.set)
 
@@ -188,7 +188,7 @@ class Link:
         while self._leaving or not self._must_join:
             await self._wait()
             leaving = self._leaving
-            ops = [*self._take(), ["leave"]] if leaving else self._take()
+            ops = [*self._take(), Leave()] if leaving else self._take()
             timeout = self._config.timeout_s
             reply = await self._exchange(ops, within=timeout, again=timeout)
             if reply is None or leaving:
@@ -236,10 +236,10 @@ class Link:
         """Have a batch applied, `within` seconds; a call that fails earlier is repeated for `again` seconds. None: the
         replica must join, now or, `_lost`, when the store is back."""
         self._batch += 1
-        call = {"replica": self.name, "batch": self._batch, "acked": self._acked, "seen": self.grants.seen, "ops": ops}
+        call = write_call(self.name, self._batch, self._acked, self.grants.seen, ops)
         sent = self._clock()
         try:
-            raw = await self._call(json.dumps(call), sent + within, sent + again)
+            raw = await self._call(call, sent + within, sent + again)
         except StoreError as error:
             self._lose(str(error))
             return None

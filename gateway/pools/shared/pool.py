@@ -1,47 +1,42 @@
 """The pool port over shared state: every decision is the store's, or, while that is lost, this replica's own.
 
-    JOINING  the store is being told everything; nothing is dispatched
-    SHARED   operations go to the store, grants come from it
-    LOST     `local`: a pool in this process decides, over a share of the room; `closed`: what comes is refused, and
-             what waits keeps waiting
+Tickets, their turns and what they were charged are kept in every mode (`ReplicaState`), so that a mode can end at any
+moment: the next one begins from them. What happens is passed on to the mode; which one it is is decided here alone:
 
-Tickets, their turns and what they were charged (`Book`) are kept here in every mode, so that a mode can end at any
-moment: the next one begins from them. A grant is obeyed only while SHARED, for a ticket that waits, in the epoch it was
-made in, and within the lease: otherwise the room it stands for may be somebody else's by now.
+    in                 what happens                      then
+    any                the link begins a new epoch       Joining    the store is told everything, by Alone what it knows
+    Joining            the store has applied the join    Sharing    of this epoch
+    Joining, Sharing   the store is lost                 Alone      `on_store_loss: local`
+                                                         Refusing   `on_store_loss: closed`
+    Alone, Refusing    the store is lost                 the same   the link has found so once more
+
+The mode that is told to others (`standing`, the log) is the last one that was more than an attempt: while a replica
+joins it stands as before.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from enum import Enum
-from math import ceil
 from typing import Any
 
-from fairness import Auditor, Grant, Refusal, Snapshot, State, Ticket, Worker, paths
+from fairness import Auditor, Book, Grant, Refusal, Snapshot, State, Ticket, Worker
 from gateway.pools.drain_rate import DrainRate
-from gateway.pools.local import LocalPool
-from gateway.pools.port import CLOSED, Standing
-from gateway.pools.shared.alone import PartRoom, limit_alone, net_counters, part_of, pool_alone
+from gateway.pools.port import CLOSED, ReplicaBook, Standing
 from gateway.pools.shared.desk import Desk
-from gateway.pools.shared.holdings import Held
+from gateway.pools.shared.holdings import Holdings
 from gateway.pools.shared.link import Link
-from gateway.pools.shared.replica import Op
-from gateway.pools.shared.reply import Reply, Turn
-from gateway.pools.shared.settings import Settings, read_settings
+from gateway.pools.shared.modes.alone import Alone
+from gateway.pools.shared.modes.joining import Joining
+from gateway.pools.shared.modes.port import Mode, ReplicaState
+from gateway.pools.shared.modes.refusing import Refusing
+from gateway.pools.shared.modes.sharing import Sharing
+from gateway.pools.shared.protocol import Decision, Op, Reply, begins_epoch
+from gateway.pools.shared.settings import SharedSettings, read_settings
 from gateway.pools.shared.view import View, nothing_yet
 from gateway.pools.shared.workers import Workers
-from gateway.pools.slots import MAY_WAIT
 
 logger = logging.getLogger("gateway")
-RETRY_AFTER = 5.0
-STORE_LOST = Refusal("store_lost", "the store of the queues cannot be reached", RETRY_AFTER)
-
-
-class Mode(Enum):
-    JOINING = "joining"
-    SHARED = "shared"
-    LOST = "lost"
 
 
 class SharedPool:
@@ -52,7 +47,7 @@ class SharedPool:
     def __init__(
         self,
         name: str,
-        own: Settings,
+        own: SharedSettings,
         connect: Callable[[SharedPool], Link],
         *,
         closed_when_lost: bool,
@@ -63,26 +58,17 @@ class SharedPool:
         drain_rate: DrainRate,
     ) -> None:
         self.name = name
-        self.settings = own
         self.on_failure: Callable[[str], None] = lambda worker: None
-        self.mode = Mode.JOINING
         self._own = own
         self._closed_when_lost = closed_when_lost
         self._adapters = adapters
         self._auditor = auditor
-        self._clock = clock
-        self._drain_rate = drain_rate
-        self.workers = Workers(own, health_ttl)
-        self.link = connect(self)
-        self._desk = Desk(self.link, own.measure(), self.workers.__contains__, drain_rate, clock)
-        self.held, self.book, self._known = self._desk.held, self._desk.book, self._desk.known
-        self._predictor = own.predictor()
-        self._view = nothing_yet(own)
-        self._crossings = 0
-        self._alone: LocalPool | None = None
-        self._epoch = -1
-        self._waiting = 0  # in the whole pool
-        self._last_told, self._last_text = Mode.JOINING, ""
+        link, workers = connect(self), Workers(own, health_ttl)
+        desk = Desk(link, own.measure(), workers.__contains__, drain_rate, clock)
+        self._state = ReplicaState(name, own, own.predictor(), link, desk, workers, nothing_yet(own), drain_rate, clock)
+        self.mode: Mode = Joining(self._state)
+        self._told, self._told_text = self.mode.name, ""
+        self._crossings = 0  # of modes that have ended, and of the whole pool
         self._stale = ""
         self._closed = False
 
@@ -94,72 +80,34 @@ class SharedPool:
     async def submit(self, ticket: Ticket) -> Refusal | None:
         if self._closed:
             return CLOSED
-        if self.mode is Mode.LOST and self._alone is None:
-            return STORE_LOST
-        held = self.held.add(ticket)
-        refusal = await (self._queue_alone(self._alone, held) if self._alone else self._queue_shared(held))
+        refusal = await self.mode.submit(self.held.add(ticket))
         if refusal is not None:
             self.held.pop(ticket)
         return refusal
-
-    async def _queue_alone(self, alone: LocalPool, held: Held) -> Refusal | None:
-        refusal = await alone.submit(held.ticket)
-        if refusal is None:
-            held.turn = alone.waits_for(held.ticket)
-        return refusal
-
-    async def _queue_shared(self, held: Held) -> Refusal | None:
-        self._desk.queue(held)
-        return await held.queued
 
     async def turn(self, ticket: Ticket) -> Grant | Refusal:
         return await self.held[ticket].turn
 
     def charge(self, ticket: Ticket, produced: int) -> None:
-        if self._alone is not None:
-            self._alone.charge(ticket, produced)
-        else:
-            ticket.produced = max(ticket.produced, produced)
-        self._desk.settle(ticket)
+        self.mode.charge(ticket, produced)
 
     def correct(self, ticket: Ticket, input_tokens: int, cached_tokens: int) -> None:
-        if self._alone is not None:
-            self._alone.correct(ticket, input_tokens, cached_tokens)
-        else:
-            ticket.input_tokens, ticket.cached_tokens = input_tokens, min(cached_tokens, input_tokens)
-        self._desk.settle(ticket)
+        self.mode.correct(ticket, input_tokens, cached_tokens)
 
     def finish(self, ticket: Ticket) -> None:
-        if self._alone is not None:
-            self._alone.finish(ticket)
-        else:
-            self._predictor.observe(ticket)
-        ticket.state = State.DONE
-        self._desk.end(ticket, "finish")
+        self.mode.finish(ticket)
 
     def leave(self, ticket: Ticket, *, consumed: bool) -> None:
-        if self.held.find_ticket(ticket) is None:
-            return
-        consumed = consumed and ticket.state is State.RUNNING
-        if self._alone is not None:
-            self._alone.leave(ticket, consumed=consumed)
-        ticket.state = State.CANCELLED
-        self._desk.end(ticket, "cancel" if consumed else "undo")
+        if self.held.find_ticket(ticket) is not None:
+            self.mode.leave(ticket, consumed=consumed and ticket.state is State.RUNNING)
 
     def requeue(self, ticket: Ticket) -> None:
-        self.book.undo(ticket)
-        if self._alone is not None:
-            self._alone.requeue(ticket)
-            self.held[ticket].turn = self._alone.waits_for(ticket)
-        else:
-            self._desk.requeue(ticket)
+        self.mode.requeue(ticket)
 
     # -- the port: workers -------------------------------------------------------------------------------------
 
     def overflowed(self, worker: str) -> None:
-        if self._alone is not None:
-            self._alone.overflowed(worker)
-        self.link.tell(["worker", worker, {"overflowed": True}])
+        self.mode.overflowed(worker)
 
     def failed(self, worker: str, *, reached: bool) -> None:
         if not reached:
@@ -167,64 +115,65 @@ class SharedPool:
         self.on_failure(worker)
 
     def healthy(self, *, besides: frozenset[str] = frozenset()) -> bool:
-        return self.workers.healthy(besides)
+        return self._state.workers.healthy(besides)
 
     def set_health(self, worker: str, healthy: bool) -> None:
-        news = self.workers.set_health(worker, healthy)
-        if self._alone is not None:
-            self._alone.set_health(worker, healthy)
-        if news:
-            self.link.tell(self.workers.health_of(worker))
-        elif healthy:
-            self.link.mention(worker, self.workers.health_of(worker))
+        self.mode.set_health(worker, healthy)
 
     def set_size(self, worker: str, slots: int, kv_tokens: int) -> None:
-        self.workers.set_size(worker, slots, kv_tokens)
-        if self._alone is not None:
-            self._alone.set_size(worker, part_of(slots, self._known.peers), kv_tokens)
-        for op in self.workers.sizes_of(worker):
-            self.link.tell(op)
+        self.mode.set_size(worker, slots, kv_tokens)
 
     def engine_waiting(self, worker: str, waiting: int) -> None:
-        if self._alone is not None:
-            self._alone.engine_waiting(worker, waiting)
-        if waiting > MAY_WAIT:
-            self.link.tell(["worker", worker, {"waiting": waiting}])
+        self.mode.engine_waiting(worker, waiting)
 
     def retry_after(self) -> float:
-        if self._alone is not None:
-            return self._alone.retry_after()
-        return self._drain_rate.retry_after(ceil(self._waiting / self._known.peers), self._clock())
+        return self.mode.retry_after()
 
     # -- the port: inspection and the end ----------------------------------------------------------------------
 
     def snapshot(self) -> tuple[Snapshot, list[Worker]]:
-        if self._alone is not None:
-            return self._alone.snapshot()
-        return self._view.snapshot(held.ticket for held in self.held), list(self.workers.shown.values())
+        return self.mode.snapshot()
 
     def crossings(self) -> int:
-        return self._crossings + (self._alone.crossings() if self._alone is not None else 0)
+        return self._crossings + self.mode.crossings()
 
     def standing(self) -> Standing:
-        lost = "closed" if self._closed_when_lost else "alone"
-        mode = lost if self._last_told is Mode.LOST else self._last_told.value
-        return Standing(mode, self._known.peers, self._stale)
+        return Standing(self._told, self._state.desk.known.peers, self._stale)
+
+    def replica_book(self) -> ReplicaBook:
+        return ReplicaBook(self.link.name, self.book.totals())
 
     def idle(self) -> bool:
         return not self.held.running() and not self.held.waiting()
 
     def close(self) -> None:
         self._closed = True
-        if self._alone is not None:
-            self._alone.close()
-        for held in self.held.waiting():
-            self._desk.refuse(held, CLOSED)
+        self.mode.close()
 
     async def end(self) -> None:
         await self.link.leave()
         for held in self.held:
             held.stop_timer()
+
+    # -- what it holds -----------------------------------------------------------------------------------------
+
+    @property
+    def settings(self) -> SharedSettings:
+        """Those in force."""
+        return self._state.settings
+
+    @property
+    def link(self) -> Link:
+        return self._state.link
+
+    @property
+    def held(self) -> Holdings:
+        return self._state.desk.held
+
+    @property
+    def book(self) -> Book:
+        """What this replica's tickets were charged."""
+        return self._state.desk.book
 
     # -- what the link asks and tells --------------------------------------------------------------------------
 
@@ -237,115 +186,65 @@ class SharedPool:
         return self.settings.lease_s
 
     def joining(self) -> list[Op]:
-        self.mode = Mode.JOINING
-        self._come_back()
-        return [["join", self._desk.state(self.settings.text)], *self.workers.reports()]
+        self._crossings += self.mode.crossings()
+        self.mode.end()
+        self.mode = joining = Joining(self._state)
+        return joining.everything()
 
     def applied(self, reply: Reply, ops: list[Op]) -> None:
-        if ops and ops[0][0] == "join":
-            self._epoch = reply.epoch
-            self._known.joined()
-            self._enter(Mode.SHARED, "shares the queue with all replicas")
-        self._known.peers = max(1, reply.replicas)
-        self._waiting = reply.waiting
-        self._desk.answered(ops, reply)
-        for turn in reply.turns:
-            self.heard(turn)
-        self._known.heard(reply.shares)
+        desk = self._state.desk
+        if begins_epoch(ops):
+            desk.known.joined()
+            self.mode = Sharing(self._state, reply.epoch)
+            self._tell(logging.INFO, "shares the queue with all replicas")
+        desk.known.peers = max(1, reply.replicas)
+        self._state.waiting = reply.waiting
+        desk.answered(ops, reply)
+        for decision in reply.decisions:
+            self.heard(decision)
+        desk.known.heard(reply.shares)
 
-    def heard(self, turn: Turn) -> None:
-        if self.mode is not Mode.SHARED or turn.epoch != self._epoch:
-            return
-        held = self.held.find(turn.ticket)
-        if self._clock() >= self.link.lease_until:
-            self.link.join_anew()
-        elif held is None:
-            self.link.tell(["undo", turn.ticket])
-        elif held.ticket.state is State.WAITING:
-            self._desk.take_turn(held, turn)
+    def heard(self, decision: Decision) -> None:
+        self.mode.heard(decision)
 
     def lost(self, reason: str) -> None:
-        if self._alone is not None:
+        if isinstance(self.mode, Alone):
             return
         if self._closed_when_lost:
-            self._enter(Mode.LOST, f"lost the store ({reason}) and refuses requests until it is back")
-            for held in self.held.waiting():
-                held.answer(None)  # it waits for the store, until its own timeout
-            return
-        self._enter(Mode.LOST, f"lost the store ({reason}) and goes on alone with 1/{self._known.peers} of the room")
-        self._go_alone()
+            self.mode = Refusing(self._state)
+            text = "refuses requests until it is back"
+        else:
+            self.mode = Alone(self._state, self._adapters, self._auditor())
+            text = f"goes on alone with 1/{self._state.desk.known.peers} of the room"
+        self._tell(logging.WARNING, f"lost the store ({reason}) and {text}")
 
     def adopt(self, text: str) -> bool:
-        found = read_settings(text)
+        state, found = self._state, read_settings(text)
         self._compare(found)
-        if found.revision <= self.settings.revision:
+        if found.revision <= state.settings.revision:
             return False
         logger.info("pool %s: follows revision %d of the configuration", self.name, found.revision)
-        same, self.settings = found.same_prices(self.settings), found
-        self._desk.price_by(found.measure(), self._weights)
-        self._predictor = found.predictor()
+        same, state.settings = found.same_prices(state.settings), found
+        state.desk.price_by(found.measure(), found.weights_of)
+        state.predictor = found.predictor()
         return not same
 
     def inspected(self, data: dict[str, Any]) -> None:
-        self._view = View(self.settings, data)
-        self.workers.seen(self._view)
-        if self._view.crossed():
+        view = self._state.view = View(self.settings, data)
+        self._state.workers.seen(view)
+        if view.crossed():
             self._crossings += 1
-            logger.warning("pool %s: the counters are %g apart, over the bound", self.name, self._view.gap)
+            logger.warning("pool %s: the counters are %g apart, over the bound", self.name, view.gap)
 
     # -- inside ------------------------------------------------------------------------------------------------
 
-    def _granted_alone(self, grant: Grant) -> None:
-        self._desk.granted_alone(grant.ticket, self._weights(grant.ticket))
+    def _tell(self, level: int, text: str) -> None:
+        """How the pool stands now, in the log if that is news."""
+        if text != self._told_text:
+            logger.log(level, "pool %s %s", self.name, text)
+        self._told, self._told_text = self.mode.name, text
 
-    def _enter(self, mode: Mode, text: str) -> None:
-        self.mode = mode
-        if text != self._last_text:
-            log = logger.warning if mode is Mode.LOST else logger.info
-            log("pool %s %s", self.name, text)
-        self._last_told, self._last_text = mode, text
-
-    def _go_alone(self) -> None:
-        running, waiting = self.held.running(), self.held.waiting()
-        parts = self._known.peers
-        self._alone = pool_alone(
-            self.name,
-            self.settings,
-            self._known,
-            net_counters(self._known, running, self._desk.charged),
-            PartRoom(self.workers.whole(), parts, self._adapters),
-            self._predictor,
-            auditor=self._auditor(),
-            clock=self._clock,
-            drain_rate=self._drain_rate,
-        )
-        self._alone.on_grant = self._granted_alone
-        for held in waiting:
-            held.stop_timer()
-        self._alone.adopt((held.ticket for held in running), {held.ticket: held.turn for held in waiting})
-        limit_alone(self.settings, parts, self._alone)
-        for held in waiting:
-            held.answer(_result_if_refused(held))
-
-    def _come_back(self) -> None:
-        """From the time alone, with all that is held."""
-        alone, self._alone = self._alone, None
-        if alone is None:
-            return
-        self._crossings += alone.crossings()
-        snapshot = alone.scheduler.snapshot()
-        counters = {path: round(state.counter * 1000) for path, state in (snapshot.tenants | snapshot.groups).items()}
-        self._known.reached(counters, round(snapshot.lift_target * 1000))
-        alone.hand_back()
-        self._desk.take_back()
-
-    def _weights(self, ticket: Ticket) -> list[float]:
-        """Of a tenant and the groups above it, bottom up."""
-        settings = self.settings
-        levels = paths(ticket.tenant, settings.policy.tree)
-        return [settings.weights.get(path.removesuffix("/"), settings.default_weight) for path in levels]
-
-    def _compare(self, found: Settings) -> None:
+    def _compare(self, found: SharedSettings) -> None:
         """Is this gateway's file the configuration in force?"""
         stale = ""
         if found.revision > self._own.revision:
@@ -355,8 +254,3 @@ class SharedPool:
         if stale and stale != self._stale:
             logger.warning("pool %s: %s", self.name, stale)
         self._stale = stale
-
-
-def _result_if_refused(held: Held) -> Refusal | None:
-    result = held.turn.result() if held.turn.done() and not held.turn.cancelled() else None
-    return result if isinstance(result, Refusal) else None

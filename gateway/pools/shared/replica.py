@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from gateway.pools.shared.reply import Reply, Turn
-
-Op = list[Any]
-"""The name of an operation and its arguments (docs/shared-state.md)."""
+from gateway.pools.shared.protocol import Decision, Op, Reply
 
 
 class Replica(Protocol):
@@ -22,8 +19,8 @@ class Replica(Protocol):
     def lost(self, reason: str) -> None:
         """The store does not answer."""
 
-    def heard(self, turn: Turn) -> None:
-        """A turn that came over the stream."""
+    def heard(self, decision: Decision) -> None:
+        """A decision that came over the stream."""
 
     def adopt(self, text: str) -> bool:
         """The configuration in force. Whether the replica must join anew because of it."""

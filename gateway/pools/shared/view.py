@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from fairness import MILLI, Capacity, Snapshot, State, TenantState, Ticket
-from gateway.pools.shared.settings import Settings
+from gateway.pools.settings import Settings
 
 
 class View:
@@ -73,7 +73,7 @@ class View:
 
 def nothing_yet(settings: Settings) -> View:
     """Before the store has told anything."""
-    workers = [{**worker, "running": 0, "reserved": 0, "healthy": False} for worker in settings.workers]
+    workers = [{**worker._asdict(), "running": 0, "reserved": 0, "healthy": False} for worker in settings.workers]
     numbers = dict.fromkeys(("gap", "owed", "most_held", "overrun", "largest", "most_running"), 0)
     least = min([settings.default_weight, *settings.weights.values()])
     return View(settings, {**numbers, "input_refunded": False, "least_weight": least, "workers": workers, "shares": {}})

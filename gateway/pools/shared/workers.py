@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fairness import Worker
-from gateway.pools.shared.replica import Op
-from gateway.pools.shared.settings import Settings
+from gateway.pools.settings import Settings
+from gateway.pools.shared.protocol import WorkerReport
 from gateway.pools.shared.view import View
 
 
@@ -18,7 +18,7 @@ class Workers:
     those assumed without one, are in the settings, where the highest revision counts."""
 
     def __init__(self, settings: Settings, ttl: float) -> None:
-        self.shown = {w["id"]: Worker(w["id"], w["slots"], w["tokens"], healthy=False) for w in settings.workers}
+        self.shown = {w.id: Worker(*w, healthy=False) for w in settings.workers}
         self._sizes = {worker.id: (worker.slots, worker.tokens) for worker in self.shown.values()}
         self._found: dict[str, dict[str, int]] = {id: {} for id in self.shown}
         self._probed: set[str] = set()
@@ -56,14 +56,14 @@ class Workers:
         """With nothing reserved, whatever others run there."""
         return [Worker(id, *size, healthy=self.shown[id].healthy) for id, size in self._sizes.items()]
 
-    def health_of(self, worker: str) -> Op:
-        return ["worker", worker, {"healthy": self.shown[worker].healthy, "ttl_ms": self._ttl_ms}]
+    def health_of(self, worker: str) -> WorkerReport:
+        return WorkerReport.of_health(worker, self.shown[worker].healthy, self._ttl_ms)
 
-    def sizes_of(self, worker: str) -> Iterator[Op]:
+    def sizes_of(self, worker: str) -> Iterator[WorkerReport]:
         if found := self._found[worker]:
-            yield ["worker", worker, dict(found)]
+            yield WorkerReport(worker, dict(found))
 
-    def reports(self) -> Iterator[Op]:
+    def reports(self) -> Iterator[WorkerReport]:
         """All that was found here."""
         for worker in self.shown:
             yield from self.sizes_of(worker)

@@ -17,7 +17,7 @@ from fairgate.bench.shared import LOADS, BenchPlan, SharedBench, fit_cost, plan_
 from fairgate.bench.store import KEY, Driver, StoreCase, StoreFound, measure_store
 from fairgate.topology.processes import ProcessError
 from fairgate.topology.stores import SLOTS, StoreServer, find_servers
-from gateway.store.library import machine
+from gateway.pools.shared.machine import machine
 
 COST = CallCost(call_us=50.0, request_us=60.0, report_us=10.0, spread=2.0)
 COUNTING = """#!lua name=counting

@@ -9,7 +9,7 @@ from typing import Any
 import redis
 
 from fairness import parse_cost, parse_policy, parse_predictor
-from gateway.store.library import machine
+from gateway.pools.shared.machine import machine
 
 WEIGHTS = {
     "a": 1.0,

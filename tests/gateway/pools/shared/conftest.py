@@ -17,8 +17,8 @@ import redis
 from fairgate.topology.stores import StoreServer, find_servers
 from gateway.app import Gateway, build
 from gateway.config import parse_config
-from gateway.pools.shared.pool import Mode, SharedPool
-from gateway.store.library import machine
+from gateway.pools.shared.machine import machine
+from gateway.pools.shared.pool import SharedPool
 
 from ...conftest import KEYS, STORE_TIMES, chat, tenant, until
 from ...engine import Engine
@@ -68,6 +68,10 @@ class Member:
             lines = (await answer.text()).splitlines()
         return float(next(line for line in lines if line.startswith(name + "{")).rpartition(" ")[2])
 
+    def lost(self) -> bool:
+        """It has found that the store is lost."""
+        return self.pool.mode.name in ("alone", "closed")
+
     def abandon(self) -> None:
         """As after kill -9: it says nothing more to the store."""
         for task in (self.pool.link._task, self.pool.link.grants._task):
@@ -106,7 +110,7 @@ class Fleet:
         return sum(len(member.pool.held.running()) for member in self.members)
 
     def shared(self) -> bool:
-        return all(member.pool.mode is Mode.SHARED for member in self.members)
+        return all(member.pool.mode.name == "shared" for member in self.members)
 
     async def settled(self) -> None:
         """Wait until the store and all gateways agree that nothing is held and who was charged what."""

@@ -89,6 +89,31 @@ def test_what_the_dead_had_charged_is_remembered_by_others(client: redis.Redis) 
     assert counter(store, "a") == before
 
 
+def test_the_example_of_what_replicas_remember(client: redis.Redis) -> None:
+    """Its numbers are those in known.py: both tell of a; then only one does, because the other died with the store."""
+    told = {"r1": (25_000, 95_000), "r2": (47_000, 97_000)}
+    for alive, expected in ((["r1", "r2"], 102_000), (["r1"], 95_000)):
+        store = opened(client, "r1", "r2")
+        store.become({})
+        for replica in alive:
+            book, seen = told[replica]
+            known = {"seq": 100, "number": 100, "shares": {"a": [30_000, seen, 0, 9]}}
+            store.join(replica, joined=True, peers=len(alive), book={"a": book}, known=known)
+        assert counter(store, "a") == expected
+
+
+def test_a_store_that_forgot_takes_the_lift_targets_of_groups(client: redis.Redis) -> None:
+    """Who was forgotten in g/ is known by its lift target alone: a member that comes back begins there."""
+    store = opened(client, "r1")
+    store.become({})
+    store.call("r1")
+    told = {"g/": [900_000, 900_000, 800_000, 9]}
+    store.join("r1", joined=True, known={"seq": 100, "number": 100, "shares": told})
+    report_health(store, "r1")
+    store.call("r1", *submits("t1", tenant="g/y"))
+    assert counter(store, "g/y") == 800_000 + 100_000
+
+
 def test_a_silent_newcomer_does_not_take_the_room_of_the_others(client: redis.Redis) -> None:
     """r1 never had a ticket; it is the first to come back to a store that forgot. r2 runs all there is to run."""
     store = opened(client, "r1", "r2")

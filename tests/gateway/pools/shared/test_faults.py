@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 import pytest
 
 from fairgate.topology.stores import StoreServer
-from gateway.pools.shared.pool import Mode
 
 from ...conftest import until
 from ...engine import Engine, Script
@@ -153,11 +152,11 @@ async def happen(fleet: Fleet, server: StoreServer, trouble: str) -> None:
         await asyncio.to_thread(server.restart, keep=False)
     elif trouble == "pause":
         server.pause()
-        await until(lambda: all(member.pool.mode is Mode.LOST for member in fleet.members))
+        await until(lambda: all(member.lost() for member in fleet.members))
         server.resume()
     else:
         server.kill()
-        await until(lambda: all(member.pool.mode is Mode.LOST for member in fleet.members))
+        await until(lambda: all(member.lost() for member in fleet.members))
         await asyncio.to_thread(server.start)
 
 
@@ -169,7 +168,7 @@ async def test_alone_requests_are_served_and_the_way_back_loses_none(
     calls = [fleet[n % 2].post("ab"[n % 2]) for n in range(8)]
     await fleet.engine.until(lambda: fleet.engine.active == 4)
     server.kill()
-    await until(lambda: all(member.pool.mode is Mode.LOST for member in fleet.members))
+    await until(lambda: all(member.lost() for member in fleet.members))
     for member in fleet.members:
         status, body = await member.readyz()
         assert (status, body["pools"]["main"]["mode"]) == (200, "alone")
@@ -194,7 +193,7 @@ async def test_closed_refuses_what_comes_and_keeps_what_waits(make_fleet: MakeFl
     fleet = await make_fleet(Engine(hold_before=1), store={"on_store_loss": "closed"})
     calls = await queued(fleet, [(0, "a"), (1, "b")])
     server.kill()
-    await until(lambda: all(member.pool.mode is Mode.LOST for member in fleet.members))
+    await until(lambda: all(member.lost() for member in fleet.members))
     status, body = await fleet[0].post("a")
     assert (status, body["error"]["code"]) == (503, "store_lost")
     assert (await fleet[0].readyz())[0] == 503
@@ -223,7 +222,7 @@ async def test_closed_what_waits_hears_of_its_timeout(make_fleet: MakeFleet, ser
 async def test_a_gateway_starts_without_its_store(make_fleet: MakeFleet, server: StoreServer, mode: str) -> None:
     server.kill()
     fleet = await make_fleet(store={"on_store_loss": mode}, wait=False)
-    await until(lambda: all(member.pool.mode is Mode.LOST and member.pool.healthy() for member in fleet.members))
+    await until(lambda: all(member.lost() and member.pool.healthy() for member in fleet.members))
     status, _ = await fleet[0].post("a")
     assert status == (200 if mode == "local" else 503)
     assert (await fleet[0].readyz())[0] == status
@@ -284,7 +283,7 @@ async def test_a_gateway_that_was_paused_past_its_lease_forwards_nothing_stale(
     paused = fleet[1].pool
     joins = paused.link.joins
     with monkeypatch.context() as patched:
-        patched.setattr(paused, "_clock", lambda: inf)
+        patched.setattr(paused._state, "clock", lambda: inf)
         fleet.engine.go.set()
         await until(lambda: paused.link.joins > joins)
         assert len(fleet.engine.seen) == 1

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fairgate.topology.stores import StoreServer
-from gateway.pools.shared.pool import Mode
+from gateway.pools.shared.protocol import Op, written
 
 from ...conftest import until
 from ...engine import Engine, Script
@@ -23,9 +23,9 @@ def watch_joins(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> list[tuple[flo
     pool, seen = fleet[0].pool, []
     joining, clock = pool.joining, asyncio.get_running_loop().time
 
-    def watched() -> list[list[Any]]:
+    def watched() -> list[Op]:
         ops = joining()
-        seen.append((clock(), ops[0][1]))
+        seen.append((clock(), written(ops[0])[1]))
         return ops
 
     monkeypatch.setattr(pool, "joining", watched)
@@ -63,10 +63,10 @@ async def test_a_store_that_refuses_writes_is_lost_until_it_takes_them(
     refuse, recover = REFUSE_WRITES[trouble]
     joins, probes = watch_joins(fleet, monkeypatch), watch_probes(fleet, monkeypatch)
     server.command(*refuse)
-    await until(lambda: fleet[0].pool.mode is Mode.LOST)
+    await until(lambda: fleet[0].lost())
     while len(probes) < 5:
         assert await answers([fleet[0].post("a")]) == [200 if mode == "local" else 503]
-    assert fleet[0].pool.mode is Mode.LOST
+    assert fleet[0].lost()
     assert not joins
     assert not any(probes)
     server.command(*recover)
@@ -114,7 +114,7 @@ async def test_the_way_back_tells_of_lifts_and_of_all_charges(
     server.kill()
     fleet = await make_fleet(Engine(), gateways=1, wait=False)
     joins = watch_joins(fleet, monkeypatch)
-    await until(lambda: fleet[0].pool.mode is Mode.LOST and fleet[0].pool.healthy())
+    await until(lambda: fleet[0].lost() and fleet[0].pool.healthy())
     await asyncio.to_thread(server.start)
     await until(fleet.shared)
     assert (joins[-1][1]["joined"], joins[-1][1]["alone"]) == (False, {})
@@ -122,7 +122,7 @@ async def test_the_way_back_tells_of_lifts_and_of_all_charges(
     await fleet.settled()
     served_once = fleet[0].pool.book.total("a")
     server.pause()
-    await until(lambda: fleet[0].pool.mode is Mode.LOST)
+    await until(lambda: fleet[0].lost())
     fleet.engine.scripts.append(Script(hold_before=0))
     calls = [fleet[0].post("a"), fleet[0].post("a")]
     await until(lambda: fleet.running() == fleet.waiting() == 1)
@@ -151,8 +151,8 @@ async def test_a_join_may_take_longer_than_other_calls(make_fleet: MakeFleet, se
         fleet = await make_fleet(gateways=1, store={"url": url, "timeout_s": 0.1, "lease_s": 20.0}, wait=False)
         await until(lambda: wire.late == 1)
         later = clock() + 0.5
-        await until(lambda: fleet[0].pool.mode is not Mode.JOINING or clock() > later)
-        assert fleet[0].pool.mode is Mode.JOINING
+        await until(lambda: fleet[0].pool.mode.name != "joining" or clock() > later)
+        assert fleet[0].pool.mode.name == "joining"
         wire.go.set()
         await until(fleet.shared)
         assert fleet[0].pool.link.joins == 1
@@ -167,7 +167,7 @@ async def test_a_reader_of_grants_that_fails_joins_anew(
     fleet = await make_fleet(Engine(hold_before=0))
     calls = await queued(fleet, [(1, "a")])
     with monkeypatch.context() as patched:
-        patched.setattr("gateway.pools.shared.grants.read_turn", lambda text: 1 // 0)
+        patched.setattr("gateway.pools.shared.grants.read_decision", lambda text: 1 // 0)
         fleet.engine.go.set()
         await until(lambda: fleet[1].pool.link.joins == 2)
     assert await answers(calls) == [200, 200]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 from fairgate.topology.stores import StoreServer
-from gateway.pools.shared.pool import Mode
 
 from ...conftest import tenant, until
 from ...engine import Engine
@@ -45,7 +44,7 @@ async def test_what_the_pool_refuses_does_not_count(make_fleet: MakeFleet) -> No
 async def test_without_the_store_each_gateway_grants_its_part(make_fleet: MakeFleet, server: StoreServer) -> None:
     fleet = await make_fleet(tenants=LIMITED)
     server.kill()
-    await until(lambda: all(member.pool.mode is Mode.LOST for member in fleet.members))
+    await until(lambda: all(member.lost() for member in fleet.members))
     for member in fleet.members:
         statuses = [(await member.post("limited"))[0] for _ in range(3)]
         assert statuses == [200, 200, 429]

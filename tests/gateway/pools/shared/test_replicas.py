@@ -11,7 +11,7 @@ import pytest
 
 from gateway.app import build
 from gateway.config import parse_config
-from gateway.pools.shared.pool import Mode, SharedPool
+from gateway.pools.shared.pool import SharedPool
 
 from ...conftest import until
 from ...engine import Engine, Script
@@ -142,7 +142,7 @@ async def joined_without_probes(config: dict[str, Any]) -> AsyncIterator[SharedP
     await gateway.start()
     try:
         pool = cast(SharedPool, gateway.pools["main"])
-        await until(lambda: pool.mode is Mode.SHARED)
+        await until(lambda: pool.mode.name == "shared")
         yield pool
     finally:
         await gateway.close()

@@ -10,8 +10,7 @@ import pytest
 
 from fairness import parse_cost, parse_predictor
 from gateway.config import ConfigError, parse_config
-from gateway.pools.shared.pool import Mode
-from gateway.pools.shared.settings import read_settings, settings_of
+from gateway.pools.shared.settings import read_settings, shared_settings_of
 
 from ...conftest import tenant, until
 from ...engine import Engine
@@ -69,7 +68,7 @@ async def test_new_prices_are_agreed_to_the_unit(make_fleet: MakeFleet) -> None:
     config = {**fleet.config, "revision": 2}
     config["pools"] = {"main": {**config["pools"]["main"], "cost": "weighted:input=3,output=5"}}
     await make_fleet.join(fleet, config)
-    await until(lambda: all(m.pool.revision == 2 and m.pool.mode is Mode.SHARED for m in fleet.members))
+    await until(lambda: all(m.pool.revision == 2 and m.pool.mode.name == "shared" for m in fleet.members))
     fleet.engine.go.set()
     assert await answers(calls) == [200] * 6
     await fleet.settled()
@@ -130,7 +129,7 @@ async def test_the_lease_in_force_is_kept(make_fleet: MakeFleet) -> None:
     fleet = await make_fleet(gateways=1, revision=1, store=times)
     older, clock = fleet[0].pool, asyncio.get_running_loop().time
     newer = await make_fleet.join(fleet, {**fleet.config, "revision": 2, "store": {**fleet.config["store"], **SHORT}})
-    await until(lambda: newer.pool.mode is Mode.SHARED)
+    await until(lambda: newer.pool.mode.name == "shared")
     assert await answers([fleet[0].post("a")]) == [200]
     await until(lambda: older.revision == 2)
     assert older.link.lease_until <= clock() + SHORT["lease_s"]
@@ -162,7 +161,7 @@ BASE: dict[str, Any] = {"tenants": TENANTS, "store": {"url": "redis://x"}}
 def test_settings_survive_their_json(pool: dict[str, Any]) -> None:
     config = parse_config({**BASE, "pools": {"p": {"models": ["m"], "workers": [{"url": "http://w"}], **pool}}})
     section = config.pools["p"]
-    settings = settings_of(section, config)
+    settings = shared_settings_of(section, config)
     assert read_settings(settings.text) == settings or settings.policy.spec == section.policy
     cost = parse_cost(section.cost)
     for tokens in ((0, 0, 0), (100, 0, 0), (100, 7, 30), (3, 900, 3)):
@@ -175,7 +174,7 @@ def test_the_digest_covers_all_but_the_revision() -> None:
     def digest(**more: Any) -> str:
         pools = {"p": {"models": ["m"], "workers": [{"url": "http://w"}], **more.pop("pool", {})}}
         config = parse_config({**BASE, "pools": pools, **more})
-        return settings_of(config.pools["p"], config).digest
+        return shared_settings_of(config.pools["p"], config).digest
 
     assert digest(revision=3) == digest()
     assert len({digest(), digest(tenants=weighing(2.0, 1.0)), digest(pool={"policy": "fcfs"})}) == 3
