@@ -20,8 +20,7 @@ from itertools import count
 from fairness import Grant, Refusal, Ticket
 from gateway.config import TenantConfig, Timeouts
 from gateway.errors import ApiError, EngineRefused, NotFound, Overloaded, RateLimited, UpstreamError, UpstreamFailed
-from gateway.exchange import Call, ClientGone, Exchange, Job, Route
-from gateway.http.upstream import Answer, Upstream
+from gateway.exchange import Exchange, Job, Route
 from gateway.live import Live
 from gateway.openai.ask import Ask, read_ask
 from gateway.openai.assemble import Assembler
@@ -30,6 +29,7 @@ from gateway.openai.meter import Meter
 from gateway.openai.sse import DONE, frame
 from gateway.openai.stream import Event, EventStream, read_whole, shown
 from gateway.pools.drain_rate import retry_headers
+from gateway.ports import Answer, Call, ClientGone, Upstream
 from gateway.record import Record
 from gateway.refusals import no_healthy_worker, not_taken, refused
 from gateway.tenants.auth import Keyring

@@ -15,8 +15,8 @@ from contextlib import suppress
 
 from gateway.config import FALLBACK_KV_TOKENS, FALLBACK_SLOTS, Health, WorkerConfig
 from gateway.errors import UpstreamError
-from gateway.http.upstream import Upstream
 from gateway.pools.port import Pool
+from gateway.ports import Upstream
 
 logger = logging.getLogger("gateway")
 

@@ -19,10 +19,9 @@ from aiohttp.web_protocol import RequestHandler
 
 from gateway.config import Limits
 from gateway.errors import ApiError, BodyTooLarge, MethodNotAllowed, NotFound
-from gateway.exchange import ClientGone
 from gateway.http.pages import Page
 from gateway.openai.ask import PATHS
-from gateway.tenants.auth import bearer
+from gateway.ports import ClientGone
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 NEVER_WAIT = 2**30
@@ -38,7 +37,7 @@ class HttpCall:
 
     def __init__(self, request: web.BaseRequest, limits: Limits) -> None:
         self.path = request.path
-        self.key = bearer(request.headers.get("Authorization"), request.headers.get("x-api-key"))
+        self.key = _key(request)
         self.request_id = _request_id(request.headers.get("x-request-id"))
         self.response: web.StreamResponse | None = None
         self._request = request
@@ -157,9 +156,8 @@ class HttpServer:
 
 
 def _page(request: web.BaseRequest, page: Page) -> web.Response:
-    key = bearer(request.headers.get("Authorization"), request.headers.get("x-api-key"))
     try:
-        status, content_type, body = page(key)
+        status, content_type, body = page(_key(request))
     except ApiError as error:
         return _refusal(request, error)
     return web.Response(status=status, body=body, headers={"Content-Type": content_type})
@@ -168,6 +166,18 @@ def _page(request: web.BaseRequest, page: Page) -> web.Response:
 def _refusal(request: web.BaseRequest, error: ApiError) -> web.Response:
     headers = {"x-request-id": _request_id(request.headers.get("x-request-id")), **error.headers}
     return web.Response(status=error.status, body=error.body(), content_type="application/json", headers=headers)
+
+
+def _key(request: web.BaseRequest) -> str | None:
+    return bearer(request.headers.get("Authorization"), request.headers.get("x-api-key"))
+
+
+def bearer(authorization: str | None, x_api_key: str | None) -> str | None:
+    """The key a client sent: `Authorization: Bearer KEY`, else `x-api-key: KEY`."""
+    scheme, _, key = (authorization or "").partition(" ")
+    if scheme.lower() == "bearer" and key.strip():
+        return key.strip()
+    return x_api_key
 
 
 def _request_id(sent: str | None) -> str:

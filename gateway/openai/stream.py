@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from gateway.errors import UpstreamError
-from gateway.http.upstream import Answer
 from gateway.openai.meter import Chunk, Meter, visible
 from gateway.openai.sse import DONE, SseParser, frame
+from gateway.ports import Answer
 
 Event = tuple[Chunk, bytes]
 

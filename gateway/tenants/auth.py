@@ -28,11 +28,3 @@ class Keyring:
         if tenant is None or not any(compare_digest(digest, known) for known in tenant.keys_sha256):
             raise Unauthenticated("invalid_api_key", "The API key is not known here.")
         return tenant
-
-
-def bearer(authorization: str | None, x_api_key: str | None) -> str | None:
-    """The key a client sent: `Authorization: Bearer KEY`, else `x-api-key: KEY`."""
-    scheme, _, key = (authorization or "").partition(" ")
-    if scheme.lower() == "bearer" and key.strip():
-        return key.strip()
-    return x_api_key

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from gateway.config import TenantConfig
 from gateway.engines.prober import read_size, read_waiting
+from gateway.http.server import bearer
 from gateway.openai.assemble import Assembler
 from gateway.openai.estimate import Estimator, raw_tokens
 from gateway.openai.meter import to_json, visible
 from gateway.pools.drain_rate import DrainRate, retry_headers
 from gateway.pools.slots import SlotLimit
-from gateway.tenants.auth import Keyring, bearer
+from gateway.tenants.auth import Keyring
 from gateway.tenants.quota import LocalQuotas
 
 JSON = st.recursive(
