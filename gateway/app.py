@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from fairness import Auditor, Crossing, Objective, Scheduler, Worker, parse_cost, parse_policy, parse_predictor
 from gateway.config import FALLBACK_KV_TOKENS, FALLBACK_SLOTS, GatewayConfig, PoolConfig
+from gateway.engines.engine import Engine
 from gateway.engines.prober import Prober
 from gateway.exchange import Route
 from gateway.hotpath import HotPath
@@ -20,6 +21,7 @@ from gateway.http.pages import Pages
 from gateway.http.server import HttpServer
 from gateway.http.upstream import HttpUpstream
 from gateway.metrics import Metrics
+from gateway.openai.registry import ENDPOINTS
 from gateway.pools.drain_rate import DrainRate
 from gateway.pools.local import LocalPool
 from gateway.pools.port import Pool
@@ -97,20 +99,24 @@ def build(config: GatewayConfig) -> Gateway:
     pools = {name: _pool(name, config, clock, store) for name in config.pools}
     keyring = Keyring(config.tenants)
     metrics = Metrics(pools, [tenant.id for tenant in config.tenants], config.observe.max_tenant_labels)
-    upstream = HttpUpstream([worker for pool in config.pools.values() for worker in pool.workers], config.timeouts)
+    workers = [worker for pool in config.pools.values() for worker in pool.workers]
+    upstream = HttpUpstream(workers, config.timeouts)
+    engines = {worker.url: Engine() for worker in workers}
     hotpath = HotPath(
         keyring,
+        ENDPOINTS,
         _routes(config, pools),
         upstream,
+        engines,
         timeouts=config.timeouts,
         quotas=_quotas(config, pools, store),
         clock=clock,
         stopwatch=time.perf_counter,
         on_end=_on_end(config, metrics),
     )
-    probers = _probers(config, pools, upstream)
+    probers = _probers(config, pools, engines, upstream)
     pages = Pages(config, keyring, metrics, lambda: gateway.ready(), pools)
-    server = HttpServer(hotpath.serve, pages.by_path(), config.limits)
+    server = HttpServer(hotpath.serve, ENDPOINTS, pages.by_path(), config.limits)
     gateway = Gateway(config, pools, hotpath, server, upstream, probers, store)
     return gateway
 
@@ -190,10 +196,15 @@ def _routes(config: GatewayConfig, pools: Mapping[str, Pool]) -> dict[str, Route
     }
 
 
-def _probers(config: GatewayConfig, pools: Mapping[str, Pool], upstream: HttpUpstream) -> list[Prober]:
+def _probers(
+    config: GatewayConfig, pools: Mapping[str, Pool], engines: Mapping[str, Engine], upstream: HttpUpstream
+) -> list[Prober]:
     probers: list[Prober] = []
     for name, pool in pools.items():
-        own = {worker.url: Prober(pool, worker, upstream, config.health) for worker in config.pools[name].workers}
+        own = {
+            worker.url: Prober(pool, worker, engines[worker.url], upstream, config.health)
+            for worker in config.pools[name].workers
+        }
         pool.on_failure = _suspect(own)
         probers += own.values()
     return probers

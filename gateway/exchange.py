@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fairness import CostFunction, Ticket
 from gateway.config import PoolConfig, TenantConfig
-from gateway.openai.ask import Ask
+from gateway.openai.endpoint import Ask
 from gateway.pools.port import Pool
 from gateway.ports import Answer, Call
 from gateway.record import Record

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Container, Mapping
 from random import getrandbits
 
 from aiohttp import web
@@ -20,7 +20,6 @@ from aiohttp.web_protocol import RequestHandler
 from gateway.config import Limits
 from gateway.errors import ApiError, BodyTooLarge, MethodNotAllowed, NotFound
 from gateway.http.pages import Page
-from gateway.openai.ask import PATHS
 from gateway.ports import ClientGone
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -103,10 +102,11 @@ class _EventResponse(web.StreamResponse):
 
 
 class HttpServer:
-    """Listens, and sends each request to the hot path (POST) or to a page (GET)."""
+    """Listens, and sends each request to the hot path (POST to one of `endpoints`) or to a page (GET)."""
 
-    def __init__(self, serve: Serve, pages: Mapping[str, Page], limits: Limits) -> None:
+    def __init__(self, serve: Serve, endpoints: Container[str], pages: Mapping[str, Page], limits: Limits) -> None:
         self._serve = serve
+        self._endpoints = endpoints
         self._pages = pages
         self._limits = limits
         self._runner: web.ServerRunner | None = None
@@ -127,7 +127,7 @@ class HttpServer:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         page = self._pages.get(request.path)
-        if page is None and request.path not in PATHS:
+        if page is None and request.path not in self._endpoints:
             return _refusal(request, NotFound("unknown_url", f"Unknown URL: {request.method} {request.path}"))
         expected = "GET" if page is not None else "POST"
         if request.method != expected and not (page is not None and request.method == "HEAD"):
