@@ -32,6 +32,7 @@ from gateway.pools.shared.settings import settings_of
 from gateway.record import Record, access_logger
 from gateway.store.client import StoreClient
 from gateway.tenants.auth import Keyring
+from gateway.tenants.directory import TenantDirectory
 from gateway.tenants.quota import LocalQuotas, Quotas
 from gateway.tenants.shared_quota import SharedQuotas
 
@@ -97,8 +98,9 @@ def build(config: GatewayConfig) -> Gateway:
     clock = asyncio.get_running_loop().time
     store = StoreClient(config.store) if config.store is not None else None
     pools = {name: _pool(name, config, clock, store) for name in config.pools}
-    keyring = Keyring(config.tenants)
-    metrics = Metrics(pools, [tenant.id for tenant in config.tenants], config.observe.max_tenant_labels)
+    directory = TenantDirectory(config.tenants)
+    keyring = Keyring(directory)
+    metrics = Metrics(pools, directory, config.observe.max_tenant_labels)
     workers = [worker for pool in config.pools.values() for worker in pool.workers]
     upstream = HttpUpstream(workers, config.timeouts)
     engines = {worker.url: Engine() for worker in workers}
@@ -109,7 +111,7 @@ def build(config: GatewayConfig) -> Gateway:
         upstream,
         engines,
         timeouts=config.timeouts,
-        quotas=_quotas(config, pools, store),
+        quotas=_quotas(config, directory, pools, store),
         clock=clock,
         stopwatch=time.perf_counter,
         on_end=_on_end(config, metrics),
@@ -145,12 +147,14 @@ def _shared_pool(name: str, config: GatewayConfig, clock: Callable[[], float], s
     )
 
 
-def _quotas(config: GatewayConfig, pools: Mapping[str, Pool], store: StoreClient | None) -> Quotas:
+def _quotas(
+    config: GatewayConfig, directory: TenantDirectory, pools: Mapping[str, Pool], store: StoreClient | None
+) -> Quotas:
     shared = [pool for pool in pools.values() if isinstance(pool, SharedPool)]
     if store is None or config.store is None:
-        return LocalQuotas(config.tenants)
+        return LocalQuotas(directory)
     return SharedQuotas(
-        config.tenants,
+        directory,
         store,
         config.store,
         limits=lambda: max((pool.settings for pool in shared), key=lambda settings: settings.revision).quotas,

@@ -134,7 +134,7 @@ class HotPath:
             raise Overloaded("draining", "The gateway is shutting down.", retry_after=job.pool.retry_after())
         if not job.pool.healthy():
             raise no_healthy_worker(job.pool)
-        wait = await self._quotas.admit(job.tenant, job.ticket.id, self._clock())
+        wait = await self._quotas.admit(job.tenant.id, job.ticket.id, self._clock())
         if wait is not None:
             message = f"Tenant {job.tenant.id} is over its limit of {job.tenant.rpm} requests a minute."
             raise RateLimited("rate_limit_exceeded", message, retry_after=wait)
@@ -142,7 +142,7 @@ class HotPath:
         refusal = await job.pool.submit(job.ticket)
         job.record.queued += self._stopwatch() - asked
         if refusal is not None:
-            await self._quotas.give_back(job.tenant, job.ticket.id, self._clock())
+            await self._quotas.give_back(job.tenant.id, job.ticket.id, self._clock())
             raise refused(refusal, job.pool)
 
     # -- wait for a turn, forward ------------------------------------------------------------------------------
@@ -262,7 +262,7 @@ class HotPath:
         record, job = exchange.record, exchange.job
         headers = {"x-request-id": record.request_id}
         if job is not None:
-            headers |= self._quotas.headers(job.tenant, self._clock())
+            headers |= self._quotas.headers(job.tenant.id, self._clock())
             headers["x-fairgate-queue-ms"] = str(round(record.queued * 1000))
         return headers
 
