@@ -119,3 +119,10 @@ def test_surprises() -> None:
     assert "no tenant may use model m of pool main" in found
     assert "tenant a may use other, which no pool serves" in found
     assert "fcfs" in found
+
+
+def test_a_mistake_in_the_yaml_is_shown_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text("pools:\n  main: {models: [m]\ntenants: []\n")
+    with pytest.raises(ConfigError, match=r"line 3, column 1: tenants: \[\]"):
+        load_config(file)
