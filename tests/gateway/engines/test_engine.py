@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from gateway.engines.dialect import Dialect
 from gateway.engines.engine import Engine
 from gateway.engines.plain import PLAIN
 from gateway.engines.vllm import VLLM
+from gateway.errors import UpstreamError
 
 NO = b'{"error":{"message":"stream_options.continuous_usage_stats: extra inputs are not permitted"}}'
 
@@ -33,3 +35,15 @@ def test_other_refusals_say_nothing_of_usage() -> None:
     for status, body in ((400, b"temperature must be >= 0"), (500, NO), (404, NO)):
         assert not engine.refused_usage(asked, status, body)
     assert engine.usage_options() == asked
+
+
+def test_what_its_dialect_says_is_what_counts() -> None:
+    engine = Engine()
+    assert "/health" in engine.health_paths()
+    engine.dialect = Dialect("other", full=frozenset({529}), continuous_usage=False, health_path="/ping")
+    assert engine.health_paths() == ("/ping",)
+    assert engine.usage_options() == {"include_usage": True}
+    for status, kind in ((529, "overflow"), (503, "status")):
+        error = engine.dialect.not_taken(status, b"")
+        assert isinstance(error, UpstreamError)
+        assert error.kind == kind
