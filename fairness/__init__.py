@@ -4,6 +4,7 @@ from fairness.adapters import AdapterRoom
 from fairness.auditor import Auditor, Crossing
 from fairness.book import Book
 from fairness.cost import CostError, CostFunction, Piecewise, Profiled, Weighted, parse_cost
+from fairness.forest import Balances
 from fairness.limiter import SlidingWindow
 from fairness.objective import Objective
 from fairness.oracle import Arrival, fluid_service
@@ -20,6 +21,7 @@ __all__ = [
     "AdapterRoom",
     "Arrival",
     "Auditor",
+    "Balances",
     "Book",
     "Capacity",
     "CostError",

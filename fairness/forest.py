@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from math import inf
-from typing import cast
+from typing import NamedTuple, cast
 
 from fairness.policies.base import Policy
 from fairness.shares import Group, Share, Tenant, paths
 from fairness.ticket import Ticket
+
+
+class Balances(NamedTuple):
+    """What one scheduler of a pool hands to the next (`Scheduler.export`, `Scheduler.seed`), in whole thousandths of
+    service / weight. `counters` by path (a tenant's id; a group's path ends in a slash), net of what the tickets that
+    run are charged. `lift_targets` by group; "" is the root."""
+
+    counters: Mapping[str, int] = {}
+    lift_targets: Mapping[str, int] = {}
 
 
 class Forest:
@@ -75,16 +84,21 @@ class Forest:
             group = cast(Group, inner)
         return group
 
-    def seed(self, counters: Mapping[str, int], floors: Mapping[str, int]) -> None:
+    def seed(self, balances: Balances) -> None:
         """Members and lift targets as they were elsewhere (`Scheduler.seed`)."""
         root = self._classes[0] = self._root(0)
-        for path, floor in floors.items():
-            self._group(root, path).floor = floor
-        for path, counter in counters.items():
+        for path, lift_target in balances.lift_targets.items():
+            self._group(root, path).floor = lift_target
+        for path, counter in balances.counters.items():
             share = cast(Share, self._group(root, path) if path.endswith("/") else self._tenant(root, path))
             share.base = share.counter = counter
         for group in self.groups():
             group.settle_in()
+
+    def export(self) -> Balances:
+        """All members that are known, and the lift targets of their groups (`Scheduler.export`)."""
+        counters = {share.path: share.base for share in self.shares()}
+        return Balances(counters, {group.path: group.floor for group in self.groups()})
 
     def find(self, root: Group, path: str) -> Share | None:
         """A tenant by its id, or a group by its path and a slash, where it exists."""

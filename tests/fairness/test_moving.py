@@ -1,10 +1,9 @@
-"""A pool's state moves into a fresh scheduler (`seed`, `resume`, `submit`), which goes on as the law says."""
+"""A pool's state moves into a fresh scheduler (`export`, `seed`, `resume`, `submit`), which goes on as the law says."""
 
 from __future__ import annotations
 
 import random
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,9 +11,9 @@ from typing import Any
 import pytest
 
 from fairness import (
-    MILLI,
     AdapterRoom,
     Auditor,
+    Balances,
     Crossing,
     LawError,
     MaxTokens,
@@ -29,6 +28,7 @@ from fairness import (
 from fairness.forest import Forest
 from fairness.ledger import Ledger
 from fairness.policies import Policy, Vtc
+from fairness.queue import Queue
 from fairness.shares import Group, Share, Tenant
 
 from .plain import PLAIN_ONLY
@@ -36,25 +36,16 @@ from .test_law import POLICIES
 from .world import KINDS, TREE, Setting, World, random_ops, random_setting
 
 MOVES = (*KINDS, "health", "move", "move")
+DEEP = ("x/y/z/a", "x/y/z/b", "x/y/c", "x/y/d", "x/w/e", "x/w/f")  # three levels of groups
 
 
 def alarmed(crossing: Crossing) -> None:
     raise AssertionError(f"a false alarm: {crossing}")
 
 
-def net_counters(scheduler: Scheduler, running: list[Ticket]) -> dict[str, int]:
-    """What a snapshot says, less what the tickets that run are charged."""
-    charged = Counter[str]()
-    for ticket in running:
-        for account in ticket.accounts:
-            charged[account.share.path] += account.charged
-    snapshot = scheduler.snapshot()
-    states = {**snapshot.tenants, **snapshot.groups}
-    return {path: round(state.counter * MILLI) - charged[path] for path, state in states.items()}
-
-
-def floors(scheduler: Scheduler) -> dict[str, int]:
-    return {group.path: group.floor for group in scheduler._forest.groups()}
+def moved(ticket: Ticket) -> Ticket:
+    """The same request, as another scheduler is told of it."""
+    return replace(ticket, state=State.NEW, seq=-1, worker="", reserved=0, accounts=())
 
 
 class MovingWorld(World):
@@ -67,11 +58,11 @@ class MovingWorld(World):
         self.drop_too_large()
         running = [self.ticket(job.name) for job in self.reference.dispatched if job.name in self.reference.jobs]
         waiting = [self.ticket(job.name) for job in self.reference.queue("")]
-        counters, targets = net_counters(self.scheduler, running), floors(self.scheduler)
+        balances = self.scheduler.export()
         self.reference.move()
         self.room = WorkerRoom([replace(worker, running=0, reserved=0) for worker in self.room.workers.values()])
         self.scheduler = self.fresh()
-        self.scheduler.seed(counters, targets)
+        self.scheduler.seed(balances)
         for ticket in running:
             self.scheduler.resume(self.swap(ticket), ticket.worker)
             self.scheduler.check_integrity()
@@ -98,7 +89,7 @@ class MovingWorld(World):
 
     def swap(self, ticket: Ticket) -> Ticket:
         """A new ticket in the place of one that moves."""
-        new = replace(ticket, state=State.NEW, seq=-1, worker="", reserved=0, accounts=())
+        new = moved(ticket)
         self.tickets[self.tickets.index(ticket)] = new
         for book in (self.seen, self.weights):
             if ticket in book:
@@ -117,7 +108,7 @@ def play_all(tenants: tuple[str, ...]) -> list[MovingWorld]:
     return [play(seed, random_setting(random.Random(seed), tenants=tenants)) for seed in range(60)]
 
 
-@pytest.mark.parametrize("tenants", [("a", "b", "c", "d"), TREE], ids=["flat", "tree"])
+@pytest.mark.parametrize("tenants", [("a", "b", "c", "d"), TREE, DEEP], ids=["flat", "tree", "deep"])
 def test_after_a_move_every_decision_and_counter_is_still_the_reference_models(tenants: tuple[str, ...]) -> None:
     worlds = play_all(tenants)
     assert sum(world.moves for world in worlds) > 300
@@ -132,17 +123,17 @@ def test_every_policy_moves(policy: str) -> None:
         play(seed, setting._replace(**other))
 
 
-def seeded_members_lifted_like_new_ones(self: Scheduler, share: Share, group: Group) -> None:
+def seeded_members_lifted_like_new_ones(self: Queue, share: Share, group: Group) -> None:
     group.lift(share)
     group.forget()
 
 
-def seeded_members_not_lifted(self: Scheduler, share: Share, group: Group) -> None:
+def seeded_members_not_lifted(self: Queue, share: Share, group: Group) -> None:
     if share.path not in self._seeded:
         true_lift(self, share, group)
 
 
-def groups_forgotten_before_they_are_back(self: Scheduler, share: Share, group: Group) -> None:
+def groups_forgotten_before_they_are_back(self: Queue, share: Share, group: Group) -> None:
     true_lift(self, share, group)
     group.forget()
 
@@ -161,20 +152,30 @@ def taken_over_for_its_input_only(self: Ledger, tenant: Tenant, ticket: Ticket) 
     self.settle(ticket, 0)
 
 
-def floors_forgotten(self: Forest, counters: Mapping[str, int], floors: Mapping[str, int]) -> None:
-    true_seed(self, counters, {})
+def lift_targets_forgotten(self: Forest, balances: Balances) -> None:
+    true_seed(self, balances._replace(lift_targets={}))
 
 
-true_seed, true_lift = Forest.seed, Scheduler._lift
+def all_but_the_roots_lift_target_forgotten(self: Forest, balances: Balances) -> None:
+    true_seed(self, balances._replace(lift_targets={"": balances.lift_targets.get("", 0)}))
+
+
+def what_runs_exported_too(self: Forest) -> Balances:
+    return true_export(self)._replace(counters={share.path: share.counter for share in self.shares()})
+
+
+true_seed, true_export, true_lift = Forest.seed, Forest.export, Queue._lift
 
 MUTANTS: list[tuple[type, str, Callable[..., None]]] = [
-    (Scheduler, "_lift", seeded_members_lifted_like_new_ones),
-    (Scheduler, "_lift", seeded_members_not_lifted),
-    (Scheduler, "_lift", groups_forgotten_before_they_are_back),
+    (Queue, "_lift", seeded_members_lifted_like_new_ones),
+    (Queue, "_lift", seeded_members_not_lifted),
+    (Queue, "_lift", groups_forgotten_before_they_are_back),
     (Group, "settle_in", nobody_left_last),
     (Ledger, "owe", nothing_is_owed),
     (Ledger, "take_over", taken_over_for_its_input_only),
-    (Forest, "seed", floors_forgotten),
+    (Forest, "seed", lift_targets_forgotten),
+    (Forest, "seed", all_but_the_roots_lift_target_forgotten),
+    (Forest, "export", what_runs_exported_too),
 ]
 
 
@@ -208,7 +209,7 @@ def counters(scheduler: Scheduler) -> dict[str, float]:
 
 def test_a_seeded_member_is_lifted_only_from_below_the_target() -> None:
     scheduler = pool()
-    scheduler.seed({"ahead": 900_000, "level": 300_000, "behind": 100_000}, {"": 200_000})
+    scheduler.seed(Balances({"ahead": 900_000, "level": 300_000, "behind": 100_000}, {"": 200_000}))
     for tenant in ("ahead", "level", "behind"):
         submit(scheduler, tenant)
     assert counters(scheduler) == {"ahead": 900.0, "level": 300.0, "behind": 200.0}
@@ -217,7 +218,7 @@ def test_a_seeded_member_is_lifted_only_from_below_the_target() -> None:
 
 def test_whoever_is_new_is_lifted_as_always() -> None:
     scheduler = pool()
-    scheduler.seed({"known": 500_000, "away": 100_000})
+    scheduler.seed(Balances({"known": 500_000, "away": 100_000}))
     submit(scheduler, "known")
     submit(scheduler, "new")
     assert counters(scheduler)["new"] == 500.0
@@ -228,7 +229,7 @@ def test_whoever_is_new_is_lifted_as_always() -> None:
 
 def test_nobody_rides_free_where_nothing_waits_or_runs() -> None:
     scheduler = pool()
-    scheduler.seed({"served": 500_000, "x/": 900_000, "x/a": 40_000})
+    scheduler.seed(Balances({"served": 500_000, "x/": 900_000, "x/a": 40_000}))
     assert scheduler.pick() is None
     for tenant in ("x/b", "new"):
         submit(scheduler, tenant)
@@ -237,8 +238,9 @@ def test_nobody_rides_free_where_nothing_waits_or_runs() -> None:
 
 def test_members_that_never_show_up_are_forgotten() -> None:
     scheduler = pool()
-    seeds = {f"user{i}": 1000 * i for i in range(500)} | {f"org{i}/": 1000 * i for i in range(500)}
-    scheduler.seed(seeds | {f"org{i}/user": 1000 * i for i in range(500)}, {f"org{i}/": 1000 * i for i in range(500)})
+    groups = {f"org{i}/": 1000 * i for i in range(500)}
+    seeds = groups | {f"user{i}": 1000 * i for i in range(500)} | {f"org{i}/user": 1000 * i for i in range(500)}
+    scheduler.seed(Balances(seeds, groups))
     for i in range(60):
         submit(scheduler, f"busy{i % 2}")
         grant = scheduler.pick()
@@ -253,10 +255,15 @@ def test_seeds_come_first() -> None:
     scheduler = pool()
     submit(scheduler, "a")
     with pytest.raises(LawError, match="expected an empty pool"):
-        scheduler.seed({})
+        scheduler.seed(Balances())
+
+
+def test_a_pool_with_classes_does_not_move() -> None:
     scheduler = pool(parse_policy("priority:3"))
-    with pytest.raises(LawError, match="without classes"):
-        scheduler.seed({})
+    with pytest.raises(LawError, match="policy priority:3 has classes"):
+        scheduler.seed(Balances())
+    with pytest.raises(LawError, match="policy priority:3 has classes"):
+        scheduler.export()
 
 
 def running(scheduler: Scheduler, tenant: str, n_in: int, produced: int, worker: str = "w", **more: Any) -> Ticket:
@@ -281,7 +288,7 @@ def test_what_runs_takes_its_room_whether_it_fits_or_not() -> None:
 
 def test_what_runs_can_be_requeued() -> None:
     scheduler = pool()
-    scheduler.seed({"a": 7000})
+    scheduler.seed(Balances({"a": 7000}))
     ticket = running(scheduler, "a", 20, 3)
     later = submit(scheduler, "a")
     scheduler.requeue(ticket)

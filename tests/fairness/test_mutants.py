@@ -84,7 +84,7 @@ def requeue_that_lifts(self: Scheduler, ticket: Ticket) -> None:
 
 
 def requeue_at_the_end(self: Scheduler, ticket: Ticket) -> None:
-    ticket.seq = next(self._seq)
+    ticket.seq = next(self._queue._seq)
     true_requeue(self, ticket)
 
 

@@ -126,3 +126,21 @@ def test_a_mistake_in_the_yaml_is_shown_with_its_line(tmp_path: Path) -> None:
     file.write_text("pools:\n  main: {models: [m]\ntenants: []\n")
     with pytest.raises(ConfigError, match=r"line 3, column 1: tenants: \[\]"):
         load_config(file)
+
+
+@pytest.mark.parametrize(
+    ("policy", "surprising"),
+    [
+        ("vtc", False),
+        ("vtc:slack=500", False),
+        ("drr:500", False),
+        ("priority:16", False),
+        ("fcfs", True),
+        ("lcf", True),
+        ("rr", True),
+        ("rpm:20", True),
+    ],
+)
+def test_only_a_policy_without_a_bound_is_a_surprise(policy: str, surprising: bool) -> None:
+    config = changed("pools.main.policy", policy)
+    assert any("promises no fair share" in found for found in surprises(parse_config(config))) == surprising

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from math import ceil
 from typing import cast
 
-from fairness import Auditor, Predictor, Scheduler, Worker, parse_policy
+from fairness import Auditor, Balances, Predictor, Scheduler, Worker
 from gateway.pools.drain_rate import DrainRate
 from gateway.pools.local import LocalPool
 from gateway.pools.room import HealthyRoom
@@ -74,7 +73,7 @@ def pool_alone(
     """A pool in this process that begins where the shared one was. `counters` are net of what runs."""
     limits = settings.limits
     scheduler = Scheduler(
-        parse_policy("fcfs" if settings.policy.name.startswith("rpm:") else settings.policy.name),
+        settings.policy.unlimited(),
         settings.cost,
         room,
         weights=settings.weights,
@@ -85,15 +84,13 @@ def pool_alone(
         max_waiting_per_tenant=limits["per_tenant"],
         tenant_bounds=limits["tenants"],
     )
-    scheduler.seed(counters, known.floors())
+    scheduler.seed(Balances(counters, known.floors()))
     return LocalPool(name, scheduler, room, clock=clock, drain_rate=drain_rate)
 
 
 def limit_alone(settings: Settings, parts: int, pool: LocalPool) -> None:
     """What waited has been admitted before; from now on a policy with a rate limit admits its part."""
-    kind, _, limit = settings.policy.name.partition(":")
-    if kind == "rpm":
-        pool.scheduler.policy = parse_policy(f"rpm:{ceil(int(limit) / parts)}")
+    pool.scheduler.policy = settings.policy.part(parts)
 
 
 def net_counters(known: Known, running: Iterable[Held], charged: Callable[[Held], dict[str, int]]) -> dict[str, int]:

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from fairness import CostFunction, Policy, Predictor, Weighted, parse_cost, parse_policy, parse_predictor
-from fairness.cost import Piecewise, Profiled
+from fairness import CostFunction, Policy, Predictor, parse_cost, parse_policy, parse_predictor
 from gateway.config import FALLBACK_KV_TOKENS, FALLBACK_SLOTS, GatewayConfig, PoolConfig
-
-_KINDS = {Weighted: "weighted", Piecewise: "piecewise", Profiled: "profiled"}
-_MOST_QUANTUM = 2**53  # policies with a larger step count all counters as equal
 
 
 @dataclass(frozen=True)
@@ -42,7 +37,7 @@ class Settings:
 
     def same_prices(self, other: Settings) -> bool:
         """Tickets cost the same under both."""
-        return (self.cost, self.policy.name) == (other.cost, other.policy.name)
+        return (self.cost, self.policy.spec) == (other.cost, other.policy.spec)
 
 
 def read_settings(text: str) -> Settings:
@@ -59,7 +54,7 @@ def read_settings(text: str) -> Settings:
         workers=data["workers"],
         limits=data["limits"],
         quotas=data["quotas"],
-        predict=_spec_of(data["predict"]),
+        predict=parse_predictor(data["predict"]).spec,
         lease_s=data["lease_ms"] / 1000,
     )
 
@@ -70,9 +65,9 @@ def settings_of(pool: PoolConfig, config: GatewayConfig) -> Settings:
         raise ValueError("a configuration without a store has nothing to share")
     weights = config.weights()
     data = {
-        "policy": _policy(pool.policy),
-        "cost": _cost(parse_cost(pool.cost)),
-        "predict": _predict(pool.predict),
+        "policy": parse_policy(pool.policy).wire(),
+        "cost": parse_cost(pool.cost).wire(),
+        "predict": parse_predictor(pool.predict).wire(),
         "limits": {
             "waiting": pool.queue.max_requests,
             "per_tenant": pool.queue.max_requests_per_tenant,
@@ -89,34 +84,3 @@ def settings_of(pool: PoolConfig, config: GatewayConfig) -> Settings:
     }
     digest = sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
     return read_settings(json.dumps({"revision": config.revision, "digest": digest, **data}))
-
-
-def _policy(spec: str) -> dict[str, Any]:
-    policy = parse_policy(spec)
-    kind, _, number = spec.partition(":")
-    return {
-        "name": policy.name,
-        "lifts": policy.lifts,
-        "tree": policy.tree,
-        "quantum": policy.quantum if policy.quantum < _MOST_QUANTUM else 0,
-        "rpm": int(number) if kind == "rpm" else 0,
-        "per_request": kind == "rr",
-    }
-
-
-def _cost(cost: CostFunction) -> dict[str, Any]:
-    assert isinstance(cost, Weighted | Piecewise | Profiled)
-    prices = asdict(cost)
-    if isinstance(cost, Weighted) and cost.cached_input is None:
-        prices["cached_input"] = cost.input
-    return {"kind": _KINDS[type(cost)], **prices}
-
-
-def _predict(spec: str) -> dict[str, Any]:
-    kind, _, number = spec.partition(":")
-    return {"kind": kind, "k": int(number) if kind == "mean" else 20, "q": float(number) if kind == "quantile" else 0.0}
-
-
-def _spec_of(predict: Mapping[str, Any]) -> str:
-    numbers = {"mean": f":{predict['k']}", "quantile": f":{predict['q']}"}
-    return f"{predict['kind']}{numbers.get(predict['kind'], '')}"
