@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fairness import CostFunction, Ticket
-from gateway.config import PoolConfig, TenantConfig
+from gateway.config.schema import PoolConfig, TenantConfig
 from gateway.openai.endpoint import Ask
 from gateway.pools.port import Pool
 from gateway.ports import Answer, Call

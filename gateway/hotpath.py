@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from itertools import count
 
 from fairness import Grant, Refusal, Ticket
-from gateway.config import TenantConfig, Timeouts
+from gateway.config.schema import TenantConfig, Timeouts
 from gateway.engines.engine import Engine, read_refusal
 from gateway.errors import ApiError, EngineRefused, NotFound, Overloaded, RateLimited, UpstreamError, UpstreamFailed
 from gateway.exchange import Exchange, Job, Route

@@ -23,7 +23,7 @@ from redis import Redis
 from fairgate.bench.http import cpu_seconds, machine_seconds
 from fairgate.topology.processes import ProcessError
 from fairgate.topology.stores import StoreServer
-from gateway.config import parse_config
+from gateway.config.load import parse_config
 from gateway.pools.shared.settings import settings_of
 from gateway.store.library import machine
 from loadgen.client.live import Progress, quiet

@@ -12,7 +12,7 @@ import asyncio
 import logging
 from contextlib import suppress
 
-from gateway.config import FALLBACK_KV_TOKENS, FALLBACK_SLOTS, Health, WorkerConfig
+from gateway.config.schema import FALLBACK_KV_TOKENS, FALLBACK_SLOTS, Health, WorkerConfig
 from gateway.engines.engine import Engine
 from gateway.errors import UpstreamError
 from gateway.pools.port import Pool

@@ -17,7 +17,7 @@ from aiohttp.http import RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
-from gateway.config import Limits
+from gateway.config.schema import Limits
 from gateway.errors import ApiError, BodyTooLarge, MethodNotAllowed, NotFound
 from gateway.http.pages import Page
 from gateway.ports import ClientGone

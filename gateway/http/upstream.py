@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import cast
 from urllib.parse import urlsplit
 
-from gateway.config import Timeouts, WorkerConfig
+from gateway.config.schema import Timeouts, WorkerConfig
 from gateway.errors import UpstreamError
 from gateway.http.connection import WorkerConnection
 from gateway.ports import Answer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hashlib import sha256
 from hmac import compare_digest
 
-from gateway.config import TenantConfig
+from gateway.config.schema import TenantConfig
 from gateway.errors import Unauthenticated
 from gateway.tenants.directory import TenantDirectory
 

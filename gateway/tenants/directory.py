@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from gateway.config import TenantConfig
+from gateway.config.schema import TenantConfig
 
 
 class _Listing(NamedTuple):

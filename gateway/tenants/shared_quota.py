@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from math import ceil
 
-from gateway.config import StoreConfig
+from gateway.config.schema import StoreConfig
 from gateway.store.client import StoreClient, StoreError
 from gateway.store.library import quota
 from gateway.tenants.directory import TenantDirectory

@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import Any
 
 from fairness import CostFunction, Policy, Predictor, parse_cost, parse_policy, parse_predictor
-from gateway.config import FALLBACK_KV_TOKENS, FALLBACK_SLOTS, GatewayConfig, PoolConfig
+from gateway.config.schema import FALLBACK_KV_TOKENS, FALLBACK_SLOTS, GatewayConfig, PoolConfig
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hashlib import sha256
 
-from gateway.config import TenantConfig
+from gateway.config.schema import TenantConfig
 from gateway.tenants.auth import Keyring
 from gateway.tenants.directory import TenantDirectory
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.config import TenantConfig
+from gateway.config.schema import TenantConfig
 from gateway.errors import Unauthenticated
 from gateway.metrics import Metrics
 from gateway.tenants.auth import Keyring

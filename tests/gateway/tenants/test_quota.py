@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.config import TenantConfig
+from gateway.config.schema import TenantConfig
 from gateway.tenants.directory import TenantDirectory
 from gateway.tenants.quota import LocalQuotas
 
