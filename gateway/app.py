@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from fairness import parse_cost
-from gateway.config import GatewayConfig
+from gateway.config.schema import GatewayConfig
+from gateway.engines.engine import Engine
 from gateway.engines.prober import Prober
 from gateway.exchange import Route
 from gateway.hotpath import HotPath
@@ -16,11 +17,13 @@ from gateway.http.pages import Pages
 from gateway.http.server import HttpServer
 from gateway.http.upstream import HttpUpstream
 from gateway.metrics import Metrics
+from gateway.openai.registry import ENDPOINTS
 from gateway.pools.build import local_pools, shared_pools
 from gateway.pools.port import Pool
 from gateway.record import Record, access_logger
 from gateway.store.client import StoreClient
 from gateway.tenants.auth import Keyring
+from gateway.tenants.directory import TenantDirectory
 from gateway.tenants.quota import LocalQuotas, Quotas
 from gateway.tenants.shared_quota import SharedQuotas
 
@@ -82,36 +85,41 @@ def build(config: GatewayConfig) -> Gateway:
     """Must be called on the event loop that will run the gateway."""
     clock = asyncio.get_running_loop().time
     store = StoreClient(config.store) if config.store is not None else None
-    pools, quotas = _pools_and_quotas(config, store, clock)
-    keyring = Keyring(config.tenants)
-    metrics = Metrics(pools, [tenant.id for tenant in config.tenants], config.observe.max_tenant_labels)
-    upstream = HttpUpstream([worker for pool in config.pools.values() for worker in pool.workers], config.timeouts)
+    directory = TenantDirectory(config.tenants)
+    pools, quotas = _pools_and_quotas(config, directory, store, clock)
+    keyring = Keyring(directory)
+    metrics = Metrics(pools, directory, config.observe.max_tenant_labels)
+    workers = [worker for pool in config.pools.values() for worker in pool.workers]
+    upstream = HttpUpstream(workers, config.timeouts)
+    engines = {worker.url: Engine() for worker in workers}
     hotpath = HotPath(
         keyring,
+        ENDPOINTS,
         _routes(config, pools),
         upstream,
+        engines,
         timeouts=config.timeouts,
         quotas=quotas,
         clock=clock,
         stopwatch=time.perf_counter,
         on_end=_on_end(config, metrics),
     )
-    probers = _probers(config, pools, upstream)
+    probers = _probers(config, pools, engines, upstream)
     pages = Pages(config, keyring, metrics, lambda: gateway.ready(), pools)
-    server = HttpServer(hotpath.serve, pages.by_path(), config.limits)
+    server = HttpServer(hotpath.serve, ENDPOINTS, pages.by_path(), config.limits)
     gateway = Gateway(config, pools, hotpath, server, upstream, probers, store)
     return gateway
 
 
 def _pools_and_quotas(
-    config: GatewayConfig, store: StoreClient | None, clock: Callable[[], float]
+    config: GatewayConfig, directory: TenantDirectory, store: StoreClient | None, clock: Callable[[], float]
 ) -> tuple[Mapping[str, Pool], Quotas]:
     if store is None or config.store is None:
-        return local_pools(config, clock), LocalQuotas(config.tenants)
+        return local_pools(config, clock), LocalQuotas(directory)
     pools = shared_pools(config, store, config.store, clock)
     shared = list(pools.values())
     quotas = SharedQuotas(
-        config.tenants,
+        directory,
         store,
         config.store,
         limits=lambda: max((pool.settings for pool in shared), key=lambda settings: settings.revision).quotas,
@@ -129,10 +137,15 @@ def _routes(config: GatewayConfig, pools: Mapping[str, Pool]) -> dict[str, Route
     }
 
 
-def _probers(config: GatewayConfig, pools: Mapping[str, Pool], upstream: HttpUpstream) -> list[Prober]:
+def _probers(
+    config: GatewayConfig, pools: Mapping[str, Pool], engines: Mapping[str, Engine], upstream: HttpUpstream
+) -> list[Prober]:
     probers: list[Prober] = []
     for name, pool in pools.items():
-        own = {worker.url: Prober(pool, worker, upstream, config.health) for worker in config.pools[name].workers}
+        own = {
+            worker.url: Prober(pool, worker, engines[worker.url], upstream, config.health)
+            for worker in config.pools[name].workers
+        }
         pool.on_failure = _suspect(own)
         probers += own.values()
     return probers

@@ -2,43 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 from fairness import CostFunction, Ticket
-from gateway.config import PoolConfig, TenantConfig
-from gateway.http.upstream import Answer
-from gateway.openai.ask import Ask
+from gateway.config.schema import PoolConfig, TenantConfig
+from gateway.openai.endpoint import Ask
 from gateway.pools.port import Pool
+from gateway.ports import Answer, Call
 from gateway.record import Record
-
-
-class ClientGone(Exception):
-    """The client closed its connection, or reads so slowly that it was cut off."""
-
-
-class Call(Protocol):
-    """The client's side of one request."""
-
-    path: str
-    key: str | None
-    request_id: str
-
-    async def body(self) -> bytes:
-        """The whole body. Raises BodyTooLarge, ClientGone."""
-
-    async def begin(self, headers: Mapping[str, str]) -> None:
-        """Start an answer of events, status 200. Raises ClientGone."""
-
-    async def send(self, data: bytes) -> None:
-        """Send events without waiting for the client to read them. Raises ClientGone."""
-
-    async def end(self, data: bytes, *, broken: bool = False) -> None:
-        """Send the last events; the answer is over. `broken` closes the connection. Raises ClientGone."""
-
-    async def reply(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
-        """A whole answer at once."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """The way of one request, top to bottom: authenticate -> admit -> wait for a turn -> forward -> meter -> settle.
 
-Nothing here knows HTTP: `Call` is the client's side, `Upstream` the workers'. A request owns at most a ticket and an
-answer; both are given back by `Exchange.release`, which every exit goes through and which may run twice. That holds
+Nothing here knows HTTP or JSON: `Call` is the client's side, `Upstream` the workers'; an `Endpoint` reads what is asked
+and answered, and what differs between engines is known to each worker's `Engine`. A request owns at most a ticket and
+an answer; both are given back by `Exchange.release`, which every exit goes through and which may run twice. That holds
 for cancellation at any await too: the server edge cancels `serve` when the client is gone.
 
 What is charged. A request that its engine failed, overflowed or refused before it produced anything is undone, as if it
@@ -18,20 +19,17 @@ from collections.abc import Callable, Mapping
 from itertools import count
 
 from fairness import Grant, Refusal, Ticket
-from gateway.config import TenantConfig, Timeouts
+from gateway.config.schema import TenantConfig, Timeouts
+from gateway.engines.engine import Engine, read_refusal
 from gateway.errors import ApiError, EngineRefused, NotFound, Overloaded, RateLimited, UpstreamError, UpstreamFailed
-from gateway.exchange import Call, ClientGone, Exchange, Job, Route
-from gateway.http.upstream import Answer, Upstream
+from gateway.exchange import Exchange, Job, Route
 from gateway.live import Live
-from gateway.openai.ask import Ask, read_ask
-from gateway.openai.assemble import Assembler
+from gateway.openai.endpoint import Ask, Consumed, Endpoint, MeteredAnswer
 from gateway.openai.estimate import Estimator
-from gateway.openai.meter import Meter
-from gateway.openai.sse import DONE, frame
-from gateway.openai.stream import Event, EventStream, read_whole, shown
 from gateway.pools.drain_rate import retry_headers
+from gateway.ports import Answer, Call, ClientGone, Upstream
 from gateway.record import Record
-from gateway.refusals import no_healthy_worker, not_taken, refused
+from gateway.refusals import no_healthy_worker, refused
 from gateway.tenants.auth import Keyring
 from gateway.tenants.quota import Quotas
 
@@ -45,14 +43,17 @@ MOST_RETRIES = 1
 
 
 class HotPath:
-    """Serves calls. `clock` in seconds, that of the pools; `stopwatch` a finer one for what is only reported (uvloop's
-    clock has milliseconds); `on_end` gets the record of every request that is over."""
+    """Serves calls. `endpoints` by path, `routes` by model, `engines` by worker. `clock` in seconds, that of the pools;
+    `stopwatch` a finer one for what is only reported (uvloop's clock has milliseconds); `on_end` gets the record of
+    every request that is over."""
 
     def __init__(
         self,
         keyring: Keyring,
+        endpoints: Mapping[str, Endpoint],
         routes: Mapping[str, Route],
         upstream: Upstream,
+        engines: Mapping[str, Engine],
         *,
         timeouts: Timeouts,
         quotas: Quotas,
@@ -61,15 +62,16 @@ class HotPath:
         on_end: Callable[[Record], None],
     ) -> None:
         self._keyring = keyring
+        self._endpoints = endpoints
         self._routes = routes
         self._upstream = upstream
+        self._engines = engines
         self._timeouts = timeouts
         self._quotas = quotas
         self._clock = clock
         self._stopwatch = stopwatch
         self._on_end = on_end
         self._estimator = Estimator()
-        self._plain_usage: set[str] = set()  # workers that refuse continuous_usage_stats
         self._serial = count()
         self.live = Live()
         self.draining = False
@@ -100,15 +102,12 @@ class HotPath:
         call, record = exchange.call, exchange.record
         tenant = self._keyring.tenant(call.key)
         record.tenant = tenant.id
-        ask = read_ask(call.path, await call.body())
+        ask = self._endpoints[call.path].read(await call.body())
         job = exchange.job = self._job(tenant, ask, record)
         await self._admit(job)
-        stream, first = await self._begin(job)
+        answer, first = await self._begin(job)
         record.first_byte = self._stopwatch()
-        if ask.stream:
-            await self._relay_stream(exchange, job, stream, first)
-        else:
-            await self._relay_whole(exchange, job, stream, first)
+        await self._relay(exchange, job, answer, first)
 
     # -- admit -------------------------------------------------------------------------------------------------
 
@@ -123,7 +122,7 @@ class HotPath:
             f"{record.request_id}-{next(self._serial)}",
             tenant.id,
             self._estimator.estimate(ask.model, ask.raw_tokens),
-            ask.max_tokens or route.config.default_max_tokens * ask.choices,
+            ask.most_output(route.config.default_max_tokens),
             deadline=self._clock() + route.config.queue.timeout_s,
             adapter=route.adapter,
             priority=tenant.priority,
@@ -135,7 +134,7 @@ class HotPath:
             raise Overloaded("draining", "The gateway is shutting down.", retry_after=job.pool.retry_after())
         if not job.pool.healthy():
             raise no_healthy_worker(job.pool)
-        wait = await self._quotas.admit(job.tenant, job.ticket.id, self._clock())
+        wait = await self._quotas.admit(job.tenant.id, job.ticket.id, self._clock())
         if wait is not None:
             message = f"Tenant {job.tenant.id} is over its limit of {job.tenant.rpm} requests a minute."
             raise RateLimited("rate_limit_exceeded", message, retry_after=wait)
@@ -143,13 +142,13 @@ class HotPath:
         refusal = await job.pool.submit(job.ticket)
         job.record.queued += self._stopwatch() - asked
         if refusal is not None:
-            await self._quotas.give_back(job.tenant, job.ticket.id, self._clock())
+            await self._quotas.give_back(job.tenant.id, job.ticket.id, self._clock())
             raise refused(refusal, job.pool)
 
     # -- wait for a turn, forward ------------------------------------------------------------------------------
 
-    async def _begin(self, job: Job) -> tuple[EventStream, list[Event]]:
-        """Take turns until an engine has begun to answer: its stream and the first events of it."""
+    async def _begin(self, job: Job) -> tuple[MeteredAnswer, bytes | None]:
+        """Take turns until an engine has begun to answer: its answer, and what the client gets of its beginning."""
         while True:
             grant = await self._turn(job)
             job.record.attempts += 1
@@ -188,68 +187,59 @@ class HotPath:
             raise error
         logger.warning("request %s: %s; trying another worker", job.record.request_id, error)
 
-    async def _forward(self, job: Job, worker: str) -> tuple[EventStream, list[Event]]:
-        """Send the request to `worker`; its stream, once that has begun. Raises UpstreamError, EngineRefused."""
+    async def _forward(self, job: Job, worker: str) -> tuple[MeteredAnswer, bytes | None]:
+        """Send the request to `worker`; its answer, once that has begun. Raises UpstreamError, EngineRefused."""
         job.consumed = True
         try:
             async with asyncio.timeout(self._timeouts.first_byte_s):
-                answer = await self._post(job, worker)
-                if answer.status != 200:
-                    raise not_taken(answer.status, await read_whole(answer))
-                stream = EventStream(answer, job.ask.prompts)
-                first = await stream.read()
+                answer = job.ask.endpoint.metered(job.ask, await self._post(job, worker))
+                first = await answer.read()
         except (TimeoutError, UpstreamError, EngineRefused) as error:
             job.consumed = False
             if isinstance(error, TimeoutError):
                 raise UpstreamError("timeout", f"{worker} sent no first event in time") from None
             raise
-        return stream, first
+        return answer, first
 
     async def _post(self, job: Job, worker: str) -> Answer:
-        """The engine's answer. One that does not know continuous usage is asked again without, and remembered."""
-        plain = worker in self._plain_usage
-        answer = await self._send(job, worker, plain)
-        if answer.status not in (400, 422) or plain:
-            return answer
-        body = await read_whole(answer)
-        if b"continuous_usage_stats" not in body:
-            raise EngineRefused(answer.status, body)
-        job.drop_answer()
-        self._plain_usage.add(worker)
-        return await self._send(job, worker, True)
+        """An answer with status 200. An engine that refuses to report usage as asked is asked again for less."""
+        engine = self._engines[worker]
+        while True:
+            usage_options = engine.usage_options()
+            answer = await self._send(job, worker, job.ask.endpoint.upstream_body(job.ask, usage_options))
+            if answer.status == 200:
+                return answer
+            body = await read_refusal(answer)
+            if not engine.refused_usage(usage_options, answer.status, body):
+                raise engine.dialect.not_taken(answer.status, body)
+            job.drop_answer()
 
-    async def _send(self, job: Job, worker: str, plain: bool) -> Answer:
+    async def _send(self, job: Job, worker: str, body: bytes) -> Answer:
         request_id = f"{job.ticket.id}-{job.record.attempts}"  # unique, whatever ids clients send
-        body = job.ask.upstream_body(continuous_usage=not plain)
-        job.answer = answer = await self._upstream.post(worker, job.ask.path, body, request_id)
+        job.answer = answer = await self._upstream.post(worker, job.ask.endpoint.path, body, request_id)
         return answer
 
     # -- meter, settle -----------------------------------------------------------------------------------------
 
-    async def _relay_stream(self, exchange: Exchange, job: Job, stream: EventStream, batch: list[Event]) -> None:
-        call = exchange.call
-        await call.begin(self._headers(exchange))
-        exchange.record.status, exchange.begun = 200, True
-        while batch:
-            self._report(job, stream.meter)
-            if out := shown(batch, job.ask.wants_usage, job.ask.wants_continuous_usage):
+    async def _relay(self, exchange: Exchange, job: Job, answer: MeteredAnswer, out: bytes | None) -> None:
+        """Hand on what the engine answers, charging it as it comes; `out` is its beginning."""
+        call, record = exchange.call, exchange.record
+        if job.ask.stream:
+            await call.begin(self._headers(exchange))
+            record.status, exchange.begun = 200, True
+        while out is not None:
+            self._report(job, answer.meter)
+            if out:
                 await call.send(out)
-            batch = await stream.read()
-        self._settle(job, stream.meter)
-        await call.end(frame(DONE))
+            out = await answer.read()
+        self._settle(job, answer.meter)
+        if exchange.begun:
+            await call.end(answer.ending())
+        else:
+            record.status = 200
+            await call.reply(200, answer.ending(), self._headers(exchange))
 
-    async def _relay_whole(self, exchange: Exchange, job: Job, stream: EventStream, batch: list[Event]) -> None:
-        whole = Assembler()
-        while batch:
-            self._report(job, stream.meter)
-            for chunk, _ in batch:
-                whole.add(chunk)
-            batch = await stream.read()
-        self._settle(job, stream.meter)
-        exchange.record.status = 200
-        await exchange.call.reply(200, whole.body(), self._headers(exchange))
-
-    def _report(self, job: Job, meter: Meter) -> None:
+    def _report(self, job: Job, meter: Consumed) -> None:
         """Charge what has been seen so far, and correct the input as soon as the engine has counted it."""
         record = job.record
         counted = (meter.input_tokens, meter.cached_tokens)
@@ -260,7 +250,7 @@ class HotPath:
             record.output_tokens = meter.produced
             job.pool.charge(job.ticket, meter.produced)
 
-    def _settle(self, job: Job, meter: Meter) -> None:
+    def _settle(self, job: Job, meter: Consumed) -> None:
         """The engine is done. Settled before the client has read the end: a slow client holds no room."""
         job.pool.finish(job.ticket)
         job.finish_answer()
@@ -272,7 +262,7 @@ class HotPath:
         record, job = exchange.record, exchange.job
         headers = {"x-request-id": record.request_id}
         if job is not None:
-            headers |= self._quotas.headers(job.tenant, self._clock())
+            headers |= self._quotas.headers(job.tenant.id, self._clock())
             headers["x-fairgate-queue-ms"] = str(round(record.queued * 1000))
         return headers
 
@@ -282,8 +272,8 @@ class HotPath:
         record, call = exchange.record, exchange.call
         record.outcome = error.code
         try:
-            if exchange.begun:
-                await call.end(frame(error.body()), broken=True)
+            if exchange.begun and exchange.job is not None:
+                await call.end(exchange.job.ask.endpoint.error_event(error.body()), broken=True)
                 return
             record.status = error.status
             headers = {**self._headers(exchange), **error.headers}

@@ -11,7 +11,9 @@ from pathlib import Path
 import uvloop
 
 from gateway.app import SERVING, Gateway, build
-from gateway.config import GatewayConfig, load_config, surprises
+from gateway.config.load import load_config
+from gateway.config.schema import GatewayConfig
+from gateway.config.surprises import surprises
 from gateway.errors import ListenError
 
 READY_POLL = 0.05

@@ -7,7 +7,7 @@ Tenants have labels of their own only as far as the configuration allows, in the
 from __future__ import annotations
 
 from collections import Counter as Counts
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from gateway.pools.port import Pool
 from gateway.record import Record
+from gateway.tenants.directory import TenantDirectory
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -44,9 +45,12 @@ class _Served(NamedTuple):
 class Metrics:
     """One registry per gateway. `observe` takes the record of every request that is over."""
 
-    def __init__(self, pools: Mapping[str, Pool], tenants: Iterable[str], max_tenant_labels: int) -> None:
+    def __init__(self, pools: Mapping[str, Pool], directory: TenantDirectory, max_tenant_labels: int) -> None:
         self.registry = CollectorRegistry()
-        self._labels = {tenant: tenant for tenant in list(tenants)[:max_tenant_labels]} | {"": "none"}
+        self._directory = directory
+        self._max_labels = max_tenant_labels
+        self._labels = {"": "none"}
+        self._labelled_revision = -1
         self._requests = self._counter("requests", "Requests by how they ended", "tenant", "pool", "outcome")
         self._input = self._counter("input_tokens", "Input tokens the engines counted", "tenant", "pool")
         self._cached = self._counter("cached_input_tokens", "Input tokens found in prefix caches", "tenant", "pool")
@@ -67,7 +71,17 @@ class Metrics:
         return Histogram(f"fairgate_{name}", help_text, ("tenant", "pool"), registry=self.registry, buckets=_SECONDS)
 
     def label(self, tenant: str) -> str:
+        if self._labelled_revision != self._directory.revision:
+            self._label_more()
         return self._labels.get(tenant, "other")
+
+    def _label_more(self) -> None:
+        """Name tenants for as long as there are names left; one that has gone keeps its own, as its series do."""
+        for tenant in self._directory:
+            if len(self._labels) > self._max_labels:  # one of them is `none`
+                break
+            self._labels.setdefault(tenant.id, tenant.id)
+        self._labelled_revision = self._directory.revision
 
     def observe(self, record: Record) -> None:
         tenant, pool = self.label(record.tenant), record.pool

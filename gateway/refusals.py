@@ -1,17 +1,9 @@
-"""What a refusal by a pool, and an engine's answer other than 200, mean for the client."""
+"""What a refusal by a pool means for the client."""
 
 from __future__ import annotations
 
 from fairness import Refusal
-from gateway.errors import (
-    ApiError,
-    EngineRefused,
-    Invalid,
-    Overloaded,
-    QueueTimeout,
-    RateLimited,
-    UpstreamError,
-)
+from gateway.errors import ApiError, Invalid, Overloaded, QueueTimeout, RateLimited
 from gateway.pools.port import Pool
 
 
@@ -42,13 +34,3 @@ def timed_out(pool: Pool, wait: float) -> ApiError:
 def no_healthy_worker(pool: Pool) -> Overloaded:
     message = f"No healthy worker serves pool {pool.name} right now."
     return Overloaded("no_healthy_worker", message, retry_after=pool.retry_after())
-
-
-def not_taken(status: int, body: bytes) -> UpstreamError | EngineRefused:
-    """An engine's answer other than 200: full (429, 503), the client's own mistake (4xx), or broken (the rest; 401
-    and 403 too, since the credentials are the gateway's)."""
-    if status in (429, 503):
-        return UpstreamError("overflow", f"the engine is full ({status})")
-    if 400 <= status < 500 and status not in (401, 403):
-        return EngineRefused(status, body)
-    return UpstreamError("status", f"the engine answered with status {status}")

@@ -27,7 +27,7 @@ import uvloop
 from aiohttp import web
 
 from gateway.app import build
-from gateway.config import parse_config
+from gateway.config.load import parse_config
 
 PATH = "/v1/chat/completions"
 GAP = 0.02

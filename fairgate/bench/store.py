@@ -23,7 +23,7 @@ from redis import Redis
 from fairgate.bench.http import cpu_seconds, machine_seconds
 from fairgate.topology.processes import ProcessError
 from fairgate.topology.stores import StoreServer
-from gateway.config import parse_config
+from gateway.config.load import parse_config
 from gateway.pools.shared.machine import machine
 from gateway.pools.shared.settings import shared_settings_of
 from loadgen.progress import Progress, quiet

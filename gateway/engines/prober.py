@@ -1,4 +1,4 @@
-"""Is a worker alive, how large is it, and is it full: probes of /health, and /metrics where that is needed.
+"""Is a worker alive, how large is it, and is it full: probes of its health, and of its metrics where that is needed.
 
 A worker starts unhealthy and becomes healthy with the first good probe. It turns unhealthy at once when a request
 cannot connect to it, and after two bad probes in a row; a bad one is repeated soon at first, then with backoff.
@@ -10,29 +10,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from contextlib import suppress
 
-from gateway.config import FALLBACK_KV_TOKENS, FALLBACK_SLOTS, Health, WorkerConfig
+from gateway.config.schema import FALLBACK_KV_TOKENS, FALLBACK_SLOTS, Health, WorkerConfig
+from gateway.engines.engine import Engine
 from gateway.errors import UpstreamError
-from gateway.http.upstream import Upstream
 from gateway.pools.port import Pool
+from gateway.ports import Upstream
 
 logger = logging.getLogger("gateway")
 
 FIRST_BACKOFF = 0.25
 BAD_PROBES = 2
 FEEDBACK_INTERVAL = 1.0
-_LABEL = re.compile(r'(\w+)="([^"]*)"')
-_WAITING = re.compile(r"^(?:vllm:num_requests_waiting|sglang:num_queue_reqs)(?:\{[^}]*\})? (\S+)", re.MULTILINE)
+METRICS_PATH = "/metrics"
 
 
 class Prober:
     """Watches one worker of one pool for as long as `run` runs."""
 
-    def __init__(self, pool: Pool, worker: WorkerConfig, upstream: Upstream, health: Health) -> None:
+    def __init__(self, pool: Pool, worker: WorkerConfig, engine: Engine, upstream: Upstream, health: Health) -> None:
         self._pool = pool
         self._worker = worker
+        self._engine = engine
         self._upstream = upstream
         self._health = health
         self._soon = asyncio.Event()
@@ -66,24 +66,28 @@ class Prober:
 
     async def _alive(self) -> bool:
         try:
-            status, _ = await self._upstream.get(self._worker.url, "/health", self._health.timeout_s)
+            for path in self._engine.health_paths():
+                status, _ = await self._upstream.get(self._worker.url, path, self._health.timeout_s)
+                if status == 200:
+                    return True
         except UpstreamError:
-            return False
-        return status == 200
+            pass
+        return False
 
     async def _measure(self) -> None:
         try:
-            _, body = await self._upstream.get(self._worker.url, "/metrics", self._health.timeout_s)
+            _, body = await self._upstream.get(self._worker.url, METRICS_PATH, self._health.timeout_s)
         except UpstreamError:
             body = b""
         metrics = body.decode("utf-8", "replace")
+        self._engine.hear(metrics)
         if not self._sized:
             self._size(metrics)
         if self._needs_feedback:
-            self._pool.engine_waiting(self._worker.url, read_waiting(metrics))
+            self._pool.engine_waiting(self._worker.url, self._engine.dialect.count_waiting(metrics))
 
     def _size(self, metrics: str) -> None:
-        slots, kv_tokens = read_size(metrics)
+        slots, kv_tokens = self._engine.dialect.size(metrics)
         slots = self._worker.slots or slots
         self._needs_feedback = slots is None
         self._sized = True
@@ -95,21 +99,3 @@ class Prober:
         if self._bad:
             return float(min(self._health.max_backoff_s, FIRST_BACKOFF * 2 ** min(self._bad - 1, 16)))
         return min(self._health.interval_s, FEEDBACK_INTERVAL) if self._needs_feedback else self._health.interval_s
-
-
-def read_size(metrics: str) -> tuple[int | None, int | None]:
-    """Slots and KV tokens from the labels of `vllm:cache_config_info`: `max_num_seqs` where the engine names it, and
-    `num_gpu_blocks` (or `num_cpu_blocks`, on a CPU engine) * `block_size`. None for what is not there."""
-    line = next((line for line in metrics.splitlines() if line.startswith("vllm:cache_config_info{")), "")
-    labels = {name: int(value) for name, value in _LABEL.findall(line) if value.isdecimal()}
-    blocks = labels.get("num_gpu_blocks") or labels.get("num_cpu_blocks") or 0
-    return labels.get("max_num_seqs") or None, blocks * labels.get("block_size", 0) or None
-
-
-def read_waiting(metrics: str) -> int:
-    """Requests that wait inside the engine, over all models; 0 where it does not tell."""
-    total = 0.0
-    for value in _WAITING.findall(metrics):
-        with suppress(ValueError):
-            total += float(value)
-    return int(total)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 
-from gateway.config import GatewayConfig
+from gateway.config.schema import GatewayConfig
 from gateway.metrics import CONTENT_TYPE, Metrics
 from gateway.pools.port import Pool
 from gateway.tenants.auth import Keyring

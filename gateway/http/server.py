@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Container, Mapping
 from random import getrandbits
 
 from aiohttp import web
@@ -17,12 +17,10 @@ from aiohttp.http import RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
-from gateway.config import Limits
+from gateway.config.schema import Limits
 from gateway.errors import ApiError, BodyTooLarge, MethodNotAllowed, NotFound
-from gateway.exchange import ClientGone
 from gateway.http.pages import Page
-from gateway.openai.ask import PATHS
-from gateway.tenants.auth import bearer
+from gateway.ports import ClientGone
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 NEVER_WAIT = 2**30
@@ -38,7 +36,7 @@ class HttpCall:
 
     def __init__(self, request: web.BaseRequest, limits: Limits) -> None:
         self.path = request.path
-        self.key = bearer(request.headers.get("Authorization"), request.headers.get("x-api-key"))
+        self.key = _key(request)
         self.request_id = _request_id(request.headers.get("x-request-id"))
         self.response: web.StreamResponse | None = None
         self._request = request
@@ -104,10 +102,11 @@ class _EventResponse(web.StreamResponse):
 
 
 class HttpServer:
-    """Listens, and sends each request to the hot path (POST) or to a page (GET)."""
+    """Listens, and sends each request to the hot path (POST to one of `endpoints`) or to a page (GET)."""
 
-    def __init__(self, serve: Serve, pages: Mapping[str, Page], limits: Limits) -> None:
+    def __init__(self, serve: Serve, endpoints: Container[str], pages: Mapping[str, Page], limits: Limits) -> None:
         self._serve = serve
+        self._endpoints = endpoints
         self._pages = pages
         self._limits = limits
         self._runner: web.ServerRunner | None = None
@@ -128,7 +127,7 @@ class HttpServer:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         page = self._pages.get(request.path)
-        if page is None and request.path not in PATHS:
+        if page is None and request.path not in self._endpoints:
             return _refusal(request, NotFound("unknown_url", f"Unknown URL: {request.method} {request.path}"))
         expected = "GET" if page is not None else "POST"
         if request.method != expected and not (page is not None and request.method == "HEAD"):
@@ -157,9 +156,8 @@ class HttpServer:
 
 
 def _page(request: web.BaseRequest, page: Page) -> web.Response:
-    key = bearer(request.headers.get("Authorization"), request.headers.get("x-api-key"))
     try:
-        status, content_type, body = page(key)
+        status, content_type, body = page(_key(request))
     except ApiError as error:
         return _refusal(request, error)
     return web.Response(status=status, body=body, headers={"Content-Type": content_type})
@@ -168,6 +166,18 @@ def _page(request: web.BaseRequest, page: Page) -> web.Response:
 def _refusal(request: web.BaseRequest, error: ApiError) -> web.Response:
     headers = {"x-request-id": _request_id(request.headers.get("x-request-id")), **error.headers}
     return web.Response(status=error.status, body=error.body(), content_type="application/json", headers=headers)
+
+
+def _key(request: web.BaseRequest) -> str | None:
+    return bearer(request.headers.get("Authorization"), request.headers.get("x-api-key"))
+
+
+def bearer(authorization: str | None, x_api_key: str | None) -> str | None:
+    """The key a client sent: `Authorization: Bearer KEY`, else `x-api-key: KEY`."""
+    scheme, _, key = (authorization or "").partition(" ")
+    if scheme.lower() == "bearer" and key.strip():
+        return key.strip()
+    return x_api_key
 
 
 def _request_id(sent: str | None) -> str:

@@ -10,40 +10,16 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Iterable
-from typing import Protocol, cast
+from typing import cast
 from urllib.parse import urlsplit
 
-from gateway.config import Timeouts, WorkerConfig
+from gateway.config.schema import Timeouts, WorkerConfig
 from gateway.errors import UpstreamError
-from gateway.http.connection import Connection
+from gateway.http.connection import WorkerConnection
+from gateway.ports import Answer
 
 MOST_IDLE = 2.0
 """Seconds after which a kept connection is not used again."""
-
-
-class Answer(Protocol):
-    """A worker's answer whose head has arrived."""
-
-    status: int
-
-    async def read(self) -> bytes:
-        """The next bytes of the body as they come; empty at its end. Raises UpstreamError."""
-
-    def finish(self) -> None:
-        """Nothing more is wanted and nothing more will come: the connection may be used again."""
-
-    def close(self) -> None:
-        """Drop the answer, and the connection with it unless it was read to its end. May be repeated."""
-
-
-class Upstream(Protocol):
-    async def post(self, worker: str, path: str, body: bytes, request_id: str) -> Answer:
-        """Send a request, wait for the head of the answer. Raises UpstreamError."""
-
-    async def get(self, worker: str, path: str, patience: float) -> tuple[int, bytes]:
-        """A small answer whole. `patience` in seconds. Raises UpstreamError."""
-
-    async def close(self) -> None: ...
 
 
 class HttpUpstream:
@@ -88,7 +64,7 @@ class HttpUpstream:
             raise
         return HttpAnswer(connection, self._timeouts.idle_s)
 
-    async def _connect(self, address: _Address) -> Connection:
+    async def _connect(self, address: _Address) -> WorkerConnection:
         try:
             async with asyncio.timeout(self._timeouts.connect_s):
                 return await address.connect()
@@ -97,7 +73,7 @@ class HttpUpstream:
 
 
 class HttpAnswer:
-    def __init__(self, connection: Connection, idle: float) -> None:
+    def __init__(self, connection: WorkerConnection, idle: float) -> None:
         self.status = connection.parser.status
         self._connection = connection
         self._idle = idle
@@ -134,8 +110,8 @@ class _Address:
         key = f"Authorization: Bearer {worker.api_key}\r\n" if worker.api_key else ""
         self._fields = f"Host: {parts.netloc.rpartition('@')[2]}\r\n{key}"
         self._heads: dict[tuple[str, str], bytes] = {}
-        self._kept: dict[Connection, float] = {}  # -> when it was last used
-        self._all: set[Connection] = set()
+        self._kept: dict[WorkerConnection, float] = {}  # -> when it was last used
+        self._all: set[WorkerConnection] = set()
 
     def head(self, method: str, path: str) -> bytes:
         """Everything up to the fields that differ from request to request."""
@@ -144,14 +120,14 @@ class _Address:
             self._heads[method, path] = head
         return head
 
-    async def connect(self) -> Connection:
+    async def connect(self) -> WorkerConnection:
         loop = asyncio.get_running_loop()
         _, connection = await loop.create_connection(
-            lambda: Connection(self, self.url), self._host, self._port, ssl=self._ssl
+            lambda: WorkerConnection(self, self.url), self._host, self._port, ssl=self._ssl
         )
         return connection
 
-    def kept(self, now: float) -> Connection | None:
+    def kept(self, now: float) -> WorkerConnection | None:
         """The connection used last, unless that is too long ago; then the others are stale too."""
         if not self._kept:
             return None
@@ -163,13 +139,13 @@ class _Address:
         self._kept.clear()
         return None
 
-    def keep(self, connection: Connection, now: float) -> None:
+    def keep(self, connection: WorkerConnection, now: float) -> None:
         self._kept[connection] = now
 
-    def opened(self, connection: Connection) -> None:
+    def opened(self, connection: WorkerConnection) -> None:
         self._all.add(connection)
 
-    def lost(self, connection: Connection) -> None:
+    def lost(self, connection: WorkerConnection) -> None:
         self._all.discard(connection)
         self._kept.pop(connection, None)
 

@@ -9,17 +9,23 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.openai.meter import Chunk, to_json
+from gateway.openai.stream import Event
 
 _ONCE = {"role", "id", "type"}  # strings that are repeated, not continued
 
 
 class Assembler:
-    """Feed it the parsed chunks in order; `body` is the whole answer."""
+    """A form of an answer (see stream.py): nothing at first, the whole in the end."""
 
     def __init__(self) -> None:
         self._top: Chunk = {}
         self._choices: dict[int, Chunk] = {}
         self._usage: Chunk | None = None
+
+    def take(self, batch: list[Event]) -> bytes:
+        for chunk, _ in batch:
+            self.add(chunk)
+        return b""
 
     def add(self, chunk: Chunk) -> None:
         for key, value in chunk.items():
@@ -29,7 +35,7 @@ class Assembler:
         for choice in chunk.get("choices") or ():
             self._add_choice(choice)
 
-    def body(self) -> bytes:
+    def ending(self) -> bytes:
         """The answer as JSON, choices in the order of their index."""
         top = self._top
         if top.get("object") == "chat.completion.chunk":

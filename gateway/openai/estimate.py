@@ -41,17 +41,18 @@ class Estimator:
 def raw_tokens(body: Mapping[str, Any]) -> float:
     """The uncorrected estimate of a request body (chat or completion)."""
     messages = body.get("messages")
-    total = _weigh(messages) + sum(_weigh(body[name]) for name in _PROMPT_FIELDS if name in body)
+    total = weigh(messages) + sum(weigh(body[name]) for name in _PROMPT_FIELDS if name in body)
     return total + (TOKENS_PER_MESSAGE * len(messages) if isinstance(messages, list) else 0)
 
 
-def _weigh(value: Any) -> float:
+def weigh(value: Any) -> float:
+    """Tokens of text, of token ids, and of whatever holds them."""
     if isinstance(value, str):
         if value.startswith("data:"):
             return TOKENS_PER_ATTACHMENT
         return (len(value) if value.isascii() else len(value.encode("utf-8", "replace"))) / BYTES_PER_TOKEN
     if isinstance(value, dict):
-        return sum(map(_weigh, value.values()))
+        return sum(map(weigh, value.values()))
     if isinstance(value, list):
-        return sum(map(_weigh, value))
+        return sum(map(weigh, value))
     return 1 if type(value) is int else 0

@@ -2,29 +2,59 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from gateway.errors import UpstreamError
-from gateway.http.upstream import Answer
 from gateway.openai.meter import Chunk, Meter, visible
 from gateway.openai.sse import DONE, SseParser, frame
+from gateway.ports import Answer
 
 Event = tuple[Chunk, bytes]
+"""A parsed chunk, and its bytes."""
 
-MOST_WHOLE_BYTES = 2**20
+
+class Form(Protocol):
+    """The form in which a client gets what an engine streams."""
+
+    def take(self, batch: list[Event]) -> bytes:
+        """What to send of these events now."""
+
+    def ending(self) -> bytes:
+        """What to send when the engine is done."""
+
+
+class Events:
+    """As events, each as the client asked for it."""
+
+    def __init__(self, wants_usage: bool, wants_continuous: bool) -> None:
+        self._wants_usage = wants_usage
+        self._wants_continuous = wants_continuous
+
+    def take(self, batch: list[Event]) -> bytes:
+        out = [
+            frame(seen)
+            for chunk, data in batch
+            if (seen := visible(chunk, data, self._wants_usage, self._wants_continuous)) is not None
+        ]
+        return b"".join(out)
+
+    def ending(self) -> bytes:
+        return frame(DONE)
 
 
 class EventStream:
-    """Batches of (parsed chunk, its bytes), one batch per read from the engine; `meter` has counted what came out."""
+    """A metered answer (see endpoint.py): one batch of events per read from the engine; `meter` has counted what came
+    out."""
 
-    def __init__(self, answer: Answer, prompts: int = 1) -> None:
-        self.meter = Meter(prompts)
+    def __init__(self, answer: Answer, meter: Meter, form: Form) -> None:
+        self.meter = meter
+        self._form = form
         self._answer = answer
         self._parser = SseParser()
         self._error: UpstreamError | None = None
         self._ended = False
 
-    async def read(self) -> list[Event]:
-        """The next batch, empty at the end of the stream. Raises UpstreamError when the stream breaks off or holds an
-        error event, after everything that came before it was handed out."""
+    async def read(self) -> bytes | None:
         while not self._ended:
             if self._error is not None:
                 raise self._error
@@ -33,8 +63,11 @@ class EventStream:
             if not data:
                 self._end()
             if batch:
-                return batch
-        return []
+                return self._form.take(batch)
+        return None
+
+    def ending(self) -> bytes:
+        return self._form.ending()
 
     def _parse(self, data: bytes) -> list[Event]:
         batch: list[Event] = []
@@ -57,22 +90,3 @@ class EventStream:
         if not self._ended and not self.meter.complete():
             raise UpstreamError("closed", "the engine broke off its answer")
         self._ended = True
-
-
-def shown(batch: list[Event], wants_usage: bool, wants_continuous: bool) -> bytes:
-    """The events of a batch as the client asked for them."""
-    out = [
-        frame(seen)
-        for chunk, data in batch
-        if (seen := visible(chunk, data, wants_usage, wants_continuous)) is not None
-    ]
-    return b"".join(out)
-
-
-async def read_whole(answer: Answer) -> bytes:
-    """The body of an answer that is no stream, cut off where it is larger than an error can reasonably be."""
-    parts, size = [], 0
-    while (part := await answer.read()) and size < MOST_WHOLE_BYTES:
-        parts.append(part)
-        size += len(part)
-    return b"".join(parts)

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable
 
 from fairness import Auditor, Crossing, Objective, Worker
-from gateway.config import GatewayConfig, PoolConfig, StoreConfig
+from gateway.config.schema import GatewayConfig, PoolConfig, StoreConfig
 from gateway.pools.drain_rate import DrainRate
 from gateway.pools.local import LocalPool
 from gateway.pools.room import HealthyRoom

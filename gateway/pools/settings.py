@@ -23,7 +23,7 @@ from fairness import (
 )
 from fairness.cost import Cost
 from fairness.predict import ConfiguredPredictor
-from gateway.config import FALLBACK_KV_TOKENS, FALLBACK_SLOTS, GatewayConfig, PoolConfig
+from gateway.config.schema import FALLBACK_KV_TOKENS, FALLBACK_SLOTS, GatewayConfig, PoolConfig
 
 
 class NamedWorker(NamedTuple):

@@ -15,7 +15,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
-from gateway.config import StoreConfig
+from gateway.config.schema import StoreConfig
 from gateway.errors import GatewayError
 from gateway.store.library import Library
 

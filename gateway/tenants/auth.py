@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from hashlib import sha256
 from hmac import compare_digest
 
-from gateway.config import TenantConfig
+from gateway.config.schema import TenantConfig
 from gateway.errors import Unauthenticated
+from gateway.tenants.directory import TenantDirectory
 
 
 class Keyring:
     """Looks a key up by its digest: the time this takes depends on the digest, which nobody can steer towards
     another key's, and the digests are then compared in constant time."""
 
-    def __init__(self, tenants: Iterable[TenantConfig]) -> None:
-        self._tenants = {digest: tenant for tenant in tenants for digest in tenant.keys_sha256}
+    def __init__(self, directory: TenantDirectory) -> None:
+        self._directory = directory
 
     def tenant(self, key: str | None) -> TenantConfig:
         """The tenant that `key` belongs to. Raises Unauthenticated."""
@@ -24,15 +24,7 @@ class Keyring:
                 "missing_api_key", "No API key: send it as 'Authorization: Bearer KEY' or in the x-api-key header."
             )
         digest = sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
-        tenant = self._tenants.get(digest)
+        tenant = self._directory.by_digest(digest)
         if tenant is None or not any(compare_digest(digest, known) for known in tenant.keys_sha256):
             raise Unauthenticated("invalid_api_key", "The API key is not known here.")
         return tenant
-
-
-def bearer(authorization: str | None, x_api_key: str | None) -> str | None:
-    """The key a client sent: `Authorization: Bearer KEY`, else `x-api-key: KEY`."""
-    scheme, _, key = (authorization or "").partition(" ")
-    if scheme.lower() == "bearer" and key.strip():
-        return key.strip()
-    return x_api_key

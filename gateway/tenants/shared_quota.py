@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from math import ceil
 
-from gateway.config import StoreConfig, TenantConfig
+from gateway.config.schema import StoreConfig
 from gateway.store.client import StoreClient, StoreError
 from gateway.store.library import Library, library_of
+from gateway.tenants.directory import TenantDirectory
 from gateway.tenants.quota import WINDOW, LocalQuotas, limit_headers
 
 logger = logging.getLogger("gateway")
@@ -28,7 +29,7 @@ class SharedQuotas:
 
     def __init__(
         self,
-        tenants: Iterable[TenantConfig],
+        directory: TenantDirectory,
         client: StoreClient,
         config: StoreConfig,
         *,
@@ -40,12 +41,12 @@ class SharedQuotas:
         self._config = config
         self._limits = limits
         self._name = name
-        self._alone = LocalQuotas(tenants, lambda limit: ceil(limit / replicas()))
+        self._alone = LocalQuotas(directory, lambda limit: ceil(limit / replicas()))
         self._remaining: dict[str, int] = {}
         self._lost_until = 0.0
 
-    async def admit(self, tenant: TenantConfig, request: str, now: float) -> float | None:
-        limit = self._limits().get(tenant.id)
+    async def admit(self, tenant: str, request: str, now: float) -> float | None:
+        limit = self._limits().get(tenant)
         if limit is None:
             return None
         if now < self._lost_until:
@@ -56,14 +57,14 @@ class SharedQuotas:
                 within=self._config.timeout_s,
             )  # fmt: skip
         except StoreError as error:
-            logger.warning("quota of tenant %s: no store (%s); each gateway grants its part", tenant.id, error)
+            logger.warning("quota of tenant %s: no store (%s); each gateway grants its part", tenant, error)
             self._lost_until = now + self._config.heartbeat_s
             return await self._alone.admit(tenant, request, now)
-        self._remaining[tenant.id] = remaining
+        self._remaining[tenant] = remaining
         return None if accepted else wait_ms / 1000
 
-    async def give_back(self, tenant: TenantConfig, request: str, now: float) -> None:
-        if tenant.id not in self._limits():
+    async def give_back(self, tenant: str, request: str, now: float) -> None:
+        if tenant not in self._limits():
             return
         if now < self._lost_until:
             await self._alone.give_back(tenant, request, now)
@@ -73,16 +74,16 @@ class SharedQuotas:
         except StoreError:
             return  # it counts, for a minute
 
-    def headers(self, tenant: TenantConfig | None, now: float) -> dict[str, str]:
-        limit = self._limits().get(tenant.id) if tenant is not None else None
-        if tenant is None or limit is None:
+    def headers(self, tenant: str, now: float) -> dict[str, str]:
+        limit = self._limits().get(tenant)
+        if limit is None:
             return {}
         if now < self._lost_until:
             return self._alone.headers(tenant, now)
-        return limit_headers(limit, self._remaining.get(tenant.id, limit))
+        return limit_headers(limit, self._remaining.get(tenant, limit))
 
-    def _key(self, tenant: TenantConfig) -> str:
-        return f"{{{self._config.namespace}:quota:{tenant.id}}}"
+    def _key(self, tenant: str) -> str:
+        return f"{{{self._config.namespace}:quota:{tenant}}}"
 
     def _member(self, request: str) -> str:
         return f"{self._name}:{request}"

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import Protocol
 
-from gateway.config import StoreConfig
+from gateway.config.schema import StoreConfig
 from gateway.pools.shared.protocol import read_decision
 from gateway.pools.shared.replica import Replica
 from gateway.store.client import StoreClient, StoreError

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Any
 
-from gateway.config import StoreConfig
+from gateway.config.schema import StoreConfig
 from gateway.pools.shared.grants import GrantReader
 from gateway.pools.shared.machine import machine
 from gateway.pools.shared.protocol import Charge, Leave, Op, Reply, read_reply, write_call

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from fairness import parse_cost, parse_policy, parse_predictor
-from gateway.config import GatewayConfig, PoolConfig
+from gateway.config.schema import GatewayConfig, PoolConfig
 from gateway.pools.settings import NamedWorker, QueueLimits, Settings, settings_of
 
 

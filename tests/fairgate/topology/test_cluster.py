@@ -21,7 +21,8 @@ from fairgate.topology.cluster import Plan
 from fairgate.topology.processes import free_port
 from fairgate.topology.serve import DEMO_KEYS
 from fairgate.topology.stores import find_servers
-from gateway.config import parse_config, surprises
+from gateway.config.load import parse_config
+from gateway.config.surprises import surprises
 
 ROOT = Path(__file__).parents[3]
 WELCOME_ENDS = "Ctrl-C ends it"

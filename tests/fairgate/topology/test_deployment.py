@@ -15,7 +15,8 @@ import yaml
 from fairgate.topology.front import nginx_conf, prometheus_yml
 from fairgate.topology.stores import StoreServer, find_servers
 from gateway.app import build
-from gateway.config import load_config, parse_config, surprises
+from gateway.config.load import load_config, parse_config
+from gateway.config.surprises import surprises
 
 ROOT = Path(__file__).parents[3]
 DEPLOY = ROOT / "deploy"

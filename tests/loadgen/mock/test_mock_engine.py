@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from fairgate.topology.processes import free_port, running
 from gateway.app import build
-from gateway.config import parse_config
+from gateway.config.load import parse_config
 from gateway.openai.estimate import raw_tokens
 from loadgen.client.open_loop import run_load
 from loadgen.client.record import Ending, LoadRecord

@@ -16,7 +16,7 @@ import redis
 
 from fairgate.topology.stores import StoreServer, find_servers
 from gateway.app import Gateway, build
-from gateway.config import parse_config
+from gateway.config.load import parse_config
 from gateway.pools.shared.machine import machine
 from gateway.pools.shared.pool import SharedPool
 

@@ -11,7 +11,7 @@ from redis.crc import key_slot
 
 from fairgate.topology.stores import StoreCluster
 from gateway.app import Gateway, build
-from gateway.config import parse_config
+from gateway.config.load import parse_config
 
 from ...conftest import KEYS, STORE_TIMES, chat, tenant, until
 from ...engine import Engine

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.config import parse_config
+from gateway.config.load import parse_config
 from gateway.pools.shared.settings import settings_of
 
 WORKERS = [{"url": "http://w1:8000", "slots": 4, "kv_tokens": 1000}, {"url": "http://w2:8000"}]

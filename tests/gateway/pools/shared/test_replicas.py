@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from gateway.app import build
-from gateway.config import parse_config
+from gateway.config.load import parse_config
 from gateway.pools.shared.pool import SharedPool
 
 from ...conftest import until

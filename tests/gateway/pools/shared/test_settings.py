@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from fairness import parse_cost, parse_predictor
-from gateway.config import ConfigError, parse_config
+from gateway.config.load import parse_config
+from gateway.errors import ConfigError
 from gateway.pools.shared.settings import read_settings, shared_settings_of
 
 from ...conftest import tenant, until

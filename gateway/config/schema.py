@@ -1,23 +1,15 @@
-"""The gateway's configuration: one YAML file, validated whole, frozen, unknown keys refused.
-
-`load_config` raises ConfigError, whose text lists every mistake at once with file, key path, what was found and what
-was expected. `surprises` names what is valid and probably not meant.
-"""
+"""What a configuration may hold: validated whole, frozen, unknown keys refused."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from types import NoneType
-from typing import Annotated, Any, Literal, get_args
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from fairness import CostError, parse_cost, parse_policy, parse_predictor
-from gateway.errors import ConfigError
 
 FALLBACK_SLOTS = 32
 """Running slots of a worker whose file entry and /metrics name none: few enough for a small engine to start with."""
@@ -264,113 +256,7 @@ class GatewayConfig(_Section):
         return groups | {tenant.id: tenant.weight for tenant in self.tenants}
 
 
-def _unique(where: str, names: Sequence[str]) -> None:
-    twice = sorted({name for name in names if names.count(name) > 1})
+def _unique(where: str, names: Iterable[str]) -> None:
+    twice = sorted(name for name, times in Counter(names).items() if times > 1)
     if twice:
         raise ValueError(f"{where}: {', '.join(twice)} stands there more than once; expected each once")
-
-
-def load_config(path: Path | str) -> GatewayConfig:
-    """Read and validate a configuration file. Raises ConfigError."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}; expected a readable YAML file") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: byte {error.start} is not UTF-8; expected a YAML file in UTF-8") from None
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    return parse_config(data, source=str(path))
-
-
-def parse_config(data: object, *, source: str = "configuration") -> GatewayConfig:
-    """Validate what a YAML file holds. `source` is named in errors. Raises ConfigError."""
-    if not isinstance(data, Mapping):
-        raise ConfigError(f"{source}: found {_shown(data)} at the top; expected a mapping with pools and tenants")
-    try:
-        return GatewayConfig.model_validate(data)
-    except ValidationError as error:
-        lines = [f"{source}: {line}" for line in _explain(error)]
-        raise ConfigError("\n".join(dict.fromkeys(lines))) from None
-
-
-def _explain(error: ValidationError) -> Iterator[str]:
-    for item in error.errors(include_url=False):
-        path = _key_path(item["loc"])
-        if item["type"] == "missing":
-            yield f"{path}: missing; expected {_wanted(item['loc'])}"
-        elif item["type"] == "extra_forbidden":
-            yield f"{path}: unknown key; expected one of {', '.join(_siblings(item['loc'])) or 'none'}"
-        elif item["type"] == "value_error":
-            text = item["msg"].removeprefix("Value error, ")
-            yield f"{path}: found {_shown(item['input'], item['loc'])}; {text}" if path else text
-        else:
-            wanted = item["msg"].removeprefix("Input should be ")
-            yield f"{path}: found {_shown(item['input'], item['loc'])}; expected: {wanted[0].lower() + wanted[1:]}"
-
-
-def _key_path(loc: tuple[int | str, ...]) -> str:
-    path = ""
-    for part in loc:
-        if isinstance(part, int):
-            path += f"[{part}]"
-        elif not _UNION_TAG.match(part):
-            path += f".{part}" if path else part
-    return path
-
-
-_UNION_TAG = re.compile(r"(str|int|float|none)$|(list|dict|literal)\[|(constrained|function)-")
-"""What pydantic adds to the place of a mistake inside `A | B`."""
-
-
-def _wanted(loc: tuple[int | str, ...]) -> str:
-    wanted = {
-        "url": "an address: http://host:8000 of a worker, redis://host:6379/0 of a store",
-        "keys_sha256": "a list of the SHA-256 of API keys, in hexadecimal",
-    }
-    return wanted.get(str(loc[-1]), "a value")
-
-
-def _siblings(loc: tuple[int | str, ...]) -> list[str]:
-    """The keys that the section holding the last part of `loc` knows."""
-    section: Any = GatewayConfig
-    for part in loc[:-1]:
-        if _is_section(section) and part in section.model_fields:
-            section = section.model_fields[str(part)].annotation
-            if NoneType in get_args(section):
-                section = get_args(section)[0]
-        elif get_args(section):
-            section = get_args(section)[-1]
-    return list(section.model_fields) if _is_section(section) else []
-
-
-def _is_section(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
-
-
-_SECRETS = {"keys_sha256", "api_key"}
-
-
-def _shown(value: object, loc: tuple[int | str, ...] = ()) -> str:
-    if _SECRETS.intersection(loc) or (loc[:1] == ("store",) and not isinstance(value, int | float)):
-        return "something else (not shown: it may be a secret)"
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def surprises(config: GatewayConfig) -> list[str]:
-    """What is valid and probably not meant, one sentence each."""
-    found = []
-    for name, pool in config.pools.items():
-        unused = [model for model in pool.served() if not any(tenant.may_use(model) for tenant in config.tenants)]
-        found += [f"no tenant may use model {model} of pool {name}" for model in unused]
-        if not parse_policy(pool.policy).bounded:
-            found.append(f"pool {name} orders by {pool.policy}, which promises no fair share; vtc does")
-    served = {model for pool in config.pools.values() for model in pool.served()}
-    for tenant in config.tenants:
-        unknown = [] if tenant.models == "all" else [model for model in tenant.models if model not in served]
-        if unknown:
-            found.append(f"tenant {tenant.id} may use {', '.join(unknown)}, which no pool serves")
-    return found

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from gateway.config import load_config, parse_config, surprises
+from gateway.config.load import load_config, parse_config
 from gateway.errors import ConfigError
 
 GOOD: dict[str, Any] = {
@@ -37,7 +37,6 @@ def test_a_good_file_is_read_and_frozen(tmp_path: Path) -> None:
     assert config.pools["main"].policy == "vtc"
     with pytest.raises(ValidationError):
         config.tenants[0].weight = 3.0  # type: ignore[misc]
-    assert not surprises(config)
 
 
 @pytest.mark.parametrize(
@@ -112,28 +111,8 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         load_config(tmp_path / "absent.yaml")
 
 
-def test_surprises() -> None:
-    config = changed("tenants.0.models", ["other"])
-    config["pools"]["main"]["policy"] = "fcfs"
-    found = "\n".join(surprises(parse_config(config)))
-    assert "no tenant may use model m of pool main" in found
-    assert "tenant a may use other, which no pool serves" in found
-    assert "fcfs" in found
-
-
-@pytest.mark.parametrize(
-    ("policy", "surprising"),
-    [
-        ("vtc", False),
-        ("vtc:slack=500", False),
-        ("drr:500", False),
-        ("priority:16", False),
-        ("fcfs", True),
-        ("lcf", True),
-        ("rr", True),
-        ("rpm:20", True),
-    ],
-)
-def test_only_a_policy_without_a_bound_is_a_surprise(policy: str, surprising: bool) -> None:
-    config = changed("pools.main.policy", policy)
-    assert any("promises no fair share" in found for found in surprises(parse_config(config))) == surprising
+def test_a_mistake_in_the_yaml_is_shown_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text("pools:\n  main: {models: [m]\ntenants: []\n")
+    with pytest.raises(ConfigError, match=r"line 3, column 1: tenants: \[\]"):
+        load_config(file)

@@ -1,0 +1,52 @@
+"""One worker as an engine: its dialect, and what was found out about it while it was used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gateway.engines.plain import PLAIN
+from gateway.engines.registry import HEALTH_PATHS, dialect_of
+from gateway.ports import Answer
+
+MOST_REFUSAL_BYTES = 2**20
+_CONTINUOUS = "continuous_usage_stats"
+_USAGE: Mapping[str, bool] = {"include_usage": True}
+_CONTINUOUS_USAGE: Mapping[str, bool] = {**_USAGE, _CONTINUOUS: True}
+
+
+class Engine:
+    """One for each worker, shared by those who send it requests and those who probe it."""
+
+    def __init__(self) -> None:
+        self.dialect = PLAIN
+        self._refuses_continuous_usage = False
+
+    def hear(self, metrics: str) -> None:
+        """It showed its metrics. Where they say nothing, what was known of it stands."""
+        if (found := dialect_of(metrics)) is not PLAIN:
+            self.dialect = found
+
+    def health_paths(self) -> tuple[str, ...]:
+        """Where it may say that it is well; more than one until its dialect is known."""
+        return HEALTH_PATHS if self.dialect is PLAIN else (self.dialect.health_path,)
+
+    def usage_options(self) -> Mapping[str, bool]:
+        """The stream options that make it report usage: while it streams, if it can, else in the end."""
+        continuous = self.dialect.continuous_usage and not self._refuses_continuous_usage
+        return _CONTINUOUS_USAGE if continuous else _USAGE
+
+    def refused_usage(self, asked: Mapping[str, bool], status: int, body: bytes) -> bool:
+        """Was a request refused for the usage options it was `asked` with? Then it is never asked with them again.
+        What counts is that request's own options: others may have taught us meanwhile."""
+        refused = status in (400, 422) and _CONTINUOUS in asked and _CONTINUOUS.encode() in body
+        self._refuses_continuous_usage |= refused
+        return refused
+
+
+async def read_refusal(answer: Answer) -> bytes:
+    """The body of an answer other than 200, cut off where it is larger than an error can reasonably be."""
+    parts, size = [], 0
+    while (part := await answer.read()) and size < MOST_REFUSAL_BYTES:
+        parts.append(part)
+        size += len(part)
+    return b"".join(parts)
