@@ -125,15 +125,15 @@ def worker(
 ) -> None:
     """Run a worker alone: an OpenAI-compatible engine with continuous batching and LoRA adapters."""
     try:
-        from backend.errors import WorkerError
-        from backend.worker.config import WorkerConfig
+        from backend.worker.config import WorkerSettings
+        from backend.worker.errors import WorkerError
         from backend.worker.main import run
     except ModuleNotFoundError as missing:
         raise ProcessError(
             f"the worker needs {missing.name}, which the base install leaves out: pip install 'fairgate[worker]'"
         ) from None
     try:
-        settings = WorkerConfig(
+        settings = WorkerSettings(
             model=model,
             served_name=served_name,
             host=host,
