@@ -10,10 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from backend.models.batch import Batch, Run
 from backend.models.decoder import Decoder, load_decoder
@@ -22,7 +20,7 @@ from backend.models.kv_cache import KvCache
 from backend.models.lora import AdapterPack
 from backend.models.peft_format import Adapter, load_adapter
 
-from ..tiny import VOCAB, quiet_peft
+from ..tiny import VOCAB, load_reference
 
 PROMPTS = ([3, 250, 7, 99, 12], list(range(100, 130)), [42], list(range(50)), [1, 2, 3], [9, 9, 9, 200])
 WHO = ("small", None, "all", "patterned", "small", None)
@@ -44,12 +42,8 @@ def pack_of(decoder: Decoder, adapters: dict[str | None, Adapter | None]) -> Ada
 
 
 def logits_of_peft(model_folder: Path, adapter: Path | None, text: list[int]) -> Tensor:
-    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
-    if adapter is not None:
-        with quiet_peft():
-            model = PeftModel.from_pretrained(model, adapter)
     with torch.no_grad():
-        return model.eval()(torch.tensor([text])).logits[0, -1]
+        return load_reference(model_folder, adapter)(torch.tensor([text])).logits[0, -1]
 
 
 def forward(
