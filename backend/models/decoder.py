@@ -167,14 +167,14 @@ class _Loader:
         )
 
     def _projection(self, block: str, names: tuple[str, ...]) -> Projection:
-        weights, biases = [], []
+        weights, biases, biased = [], [], False
         for name in names:
             inputs, outputs = self._spec.widths[name]
             path = f"{self._prefix}.{block}.{name}"
             weights.append(self._weights.take(f"{path}.weight", outputs, inputs))
             bias = self._weights.take_if_there(f"{path}.bias", outputs)
+            biased = biased or (bias is not None and bool(bias.any()))
             biases.append(weights[-1].new_zeros(outputs) if bias is None else bias)
-        biased = any(bias.any() for bias in biases)
         return Projection(names[0], Linear(torch.cat(weights), torch.cat(biases) if biased else None))
 
     def _norm(self, name: str) -> Tensor:

@@ -108,6 +108,7 @@ class Engine:
         self._sampler = sampler
         self._schedule: Schedule[_Generation] = Schedule(settings)
         self._cache = KvCache(decoder.spec, settings.pages, PAGE, decoder.dtype, decoder.device)
+        self._eos = torch.tensor(sorted(decoder.spec.eos), dtype=torch.int64, device=decoder.device)
         self._counts: Counter[str] = Counter()
 
     @property
@@ -183,7 +184,7 @@ class Engine:
     def _choose(self, generation: _Generation, logits: Tensor) -> int:
         params = generation.request.params
         if generation.produced < params.min_tokens:
-            logits[list(self._decoder.spec.eos)] = float("-inf")
+            logits.index_fill_(0, self._eos, float("-inf"))
         return self._sampler(logits, params, generation.source)
 
     def _advance(self, generation: _Generation, token: int) -> Output:

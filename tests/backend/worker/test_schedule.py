@@ -91,11 +91,14 @@ def test_pages_return_everyone_starts_in_order_and_every_token_is_computed_once(
 
 def check_step(play: Play, options: dict[str, object]) -> list[ForwardPass[Sequence]]:
     before = {s.id: s.prompt_left for s in (*play.schedule.waiting, *play.schedule.running)}
+    decoding = {s.id for s in play.schedule.running if not s.prompt_left}
     passes = play.step()
     play.schedule.check_integrity()
     work = chunks(passes)
     assert len({name for name, _ in work}) == len(work)  # at most once in a step
+    assert decoding <= {name for name, _ in work}  # a token a step, whatever prompts come
     assert len(work) <= options["max_running"]
+    assert len(play.schedule.running) <= options["max_running"]
     assert sum(tokens for name, tokens in work if before[name]) <= options["prefill_chunk"]
     assert all(tokens == 1 for name, tokens in work if not before[name])
     if options["deterministic"]:
