@@ -1,4 +1,4 @@
-"""The worker: continuous batching over KV pages, with LoRA adapters, behind OpenAI's HTTP API."""
+"""All that runs a model: `models`, a library, and `worker`, a program that serves one over HTTP."""
 
 import os
 

@@ -138,11 +138,11 @@ def worker(
 ) -> None:
     """Run a worker alone: an OpenAI-compatible engine with continuous batching and LoRA adapters."""
     with needing("worker", "the worker"):
-        from backend.errors import WorkerError
-        from backend.worker.config import WorkerConfig
+        from backend.worker.config import WorkerSettings
+        from backend.worker.errors import WorkerError
         from backend.worker.main import run
     try:
-        settings = WorkerConfig(
+        settings = WorkerSettings(
             model=model,
             served_name=served_name,
             host=host,

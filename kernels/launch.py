@@ -102,3 +102,8 @@ def _resources(cubin: bytes, ptx: str, shared: int) -> Resources:
     found = {name: int(number) for name, number in re.findall(r"(REG|STACK|LOCAL):(\d+)", words)}
     scalar = len(re.findall(r"ld\.global\S*\.[bu]16", ptx))
     return Resources(found["REG"], found["STACK"], found["LOCAL"], shared, scalar)
+
+
+def multiprocessor_count(tensor: Tensor) -> int:
+    """How many programs its device runs side by side; 1 where they are interpreted one after another."""
+    return torch.cuda.get_device_properties(tensor.device).multi_processor_count if tensor.is_cuda else 1

@@ -1,4 +1,4 @@
-"""One forward pass: which tokens, at which positions, in which pages, and with which adapters."""
+"""One forward pass: which tokens, at which positions, in which pages of which cache, and with which adapters."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from backend.models.kv_cache import KvCache
 from backend.models.lora import AdapterPack, BatchLora
-from backend.models.pages import PageAllocator
 from backend.models.peft_format import Adapter
-from backend.worker.config import PAGE
 from kernels import AttentionPlan, plan_attention
 
 
@@ -39,7 +38,8 @@ class Attended(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Batch:
     """`tokens` and `positions` [rows]; logits are computed of `last_rows`: the last row of each of the `runs` runs,
-    in order, then padding. Keys and values of the rows `stored` go to the pages; rows outside it are padding."""
+    in order, then padding. Keys and values of the rows `stored` go to the pages; rows outside it are padding. All
+    tensors lie where the cache does."""
 
     tokens: Tensor
     positions: Tensor
@@ -50,25 +50,26 @@ class Batch:
     lora: BatchLora
 
     @classmethod
-    def mixed(cls, runs: Sequence[Run], pack: AdapterPack) -> Batch:
+    def mixed(cls, runs: Sequence[Run], cache: KvCache, pack: AdapterPack) -> Batch:
         """All of `runs`, in as few and large operations as possible."""
-        stored, adapters = _all_rows(runs), _adapters(runs)
-        return cls._build(runs, len(adapters), len(runs), stored, (stored,), BatchLora(pack, adapters))
+        stored, adapters = _all_rows(runs, cache), _adapters(runs)
+        return cls._build(runs, cache, len(adapters), len(runs), stored, (stored,), BatchLora(pack, adapters))
 
     @classmethod
-    def fixed(cls, runs: Sequence[Run], pack: AdapterPack, rows: int, last_rows: int) -> Batch:
+    def fixed(cls, runs: Sequence[Run], cache: KvCache, pack: AdapterPack, rows: int, last_rows: int) -> Batch:
         """`runs` padded to exactly `rows` rows, and `last_rows` of logits; attention one run at a time: the
         arithmetic of a row has the same shapes whatever else is in the batch (the deterministic mode)."""
         adapters = _adapters(runs)
         adapters += [None] * (rows - len(adapters))
-        one_by_one = tuple(Attended(at, _plan([run])) for at, run in _placed(runs))
+        one_by_one = tuple(Attended(at, _plan([run], cache)) for at, run in _placed(runs))
         lora = BatchLora(pack, adapters, deterministic=True)
-        return cls._build(runs, rows, last_rows, _all_rows(runs), one_by_one, lora)
+        return cls._build(runs, cache, rows, last_rows, _all_rows(runs, cache), one_by_one, lora)
 
     @classmethod
     def _build(
         cls,
         runs: Sequence[Run],
+        cache: KvCache,
         rows: int,
         last_rows: int,
         stored: Attended,
@@ -78,17 +79,18 @@ class Batch:
         tokens = [token for run in runs for token in run.tokens]
         positions = [position for run in runs for position in range(run.start, run.end)]
         last = [at.stop - 1 for at, _ in _placed(runs)]
-        filled = (_padded(tokens, rows), _padded(positions, rows))
-        return cls(*filled, stored, attention, _padded(last, last_rows), len(runs), lora)
+        filled = (_padded(tokens, rows, cache.device), _padded(positions, rows, cache.device))
+        return cls(*filled, stored, attention, _padded(last, last_rows, cache.device), len(runs), lora)
 
 
-def _padded(numbers: list[int], length: int) -> Tensor:
-    return torch.tensor(numbers + [0] * (length - len(numbers)))
+def _padded(numbers: list[int], length: int, device: torch.device) -> Tensor:
+    return torch.tensor(numbers + [0] * (length - len(numbers)), device=device)
 
 
-def _plan(runs: Sequence[Run]) -> AttentionPlan:
-    tables = [run.pages[: PageAllocator.needed(run.end)] for run in runs]
-    return plan_attention(tables, [len(run.tokens) for run in runs], [run.end for run in runs], PAGE)
+def _plan(runs: Sequence[Run], cache: KvCache) -> AttentionPlan:
+    tables = [run.pages[: -(-run.end // cache.page_tokens)] for run in runs]
+    new, contexts = [len(run.tokens) for run in runs], [run.end for run in runs]
+    return plan_attention(tables, new, contexts, cache.page_tokens, device=cache.device)
 
 
 def _placed(runs: Sequence[Run]) -> Iterator[tuple[slice, Run]]:
@@ -99,8 +101,8 @@ def _placed(runs: Sequence[Run]) -> Iterator[tuple[slice, Run]]:
         row += len(run.tokens)
 
 
-def _all_rows(runs: Sequence[Run]) -> Attended:
-    return Attended(slice(0, sum(len(run.tokens) for run in runs)), _plan(runs))
+def _all_rows(runs: Sequence[Run], cache: KvCache) -> Attended:
+    return Attended(slice(0, sum(len(run.tokens) for run in runs)), _plan(runs, cache))
 
 
 def _adapters(runs: Sequence[Run]) -> list[Adapter | None]:

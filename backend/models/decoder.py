@@ -14,16 +14,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding, gelu, silu
 
-from backend.errors import LoadError
 from backend.models.batch import Batch
+from backend.models.errors import LoadError
+from backend.models.kv_cache import KvCache
 from backend.models.linear import Linear
 from backend.models.lora import GROUPS
-from backend.models.pages import KvCache
 from backend.models.rope import Rope, rotate
 from backend.models.spec import LayerSpec, ModelSpec, read_spec
 from backend.models.weights import Weights
 from kernels import paged_attention, write_pages
 
+CPU = torch.device("cpu")
 BLOCKS = ("self_attn", "self_attn", "mlp", "mlp")  # where each of lora.GROUPS lives
 IGNORED = (".rotary_emb.inv_freq", "lm_head.weight")  # recomputed; a copy of the embeddings
 
@@ -53,13 +54,14 @@ class Layer:
 
 
 class Decoder:
-    """A model ready to run. `max_len` positions are prepared."""
+    """A model ready to run, where its weights lie. `max_len` positions are prepared."""
 
     def __init__(self, spec: ModelSpec, weights: Weights, max_len: int, on_layer: Callable[[], None]) -> None:
         self.spec = spec
         self._embedding = weights.take("model.embed_tokens.weight", spec.vocab, spec.hidden)
         self.dtype = self._embedding.dtype
-        self._scale = torch.tensor(spec.embedding_scale, dtype=self.dtype)
+        self.device = self._embedding.device
+        self._scale = torch.tensor(spec.embedding_scale, dtype=self.dtype, device=self.device)
         self._layers: list[Layer] = []
         for index, layer_spec in enumerate(spec.layers):
             self._layers.append(_Loader(spec, weights, f"model.layers.{index}").layer(layer_spec))
@@ -69,7 +71,7 @@ class Decoder:
         self._head = Linear(head)
         weights.refuse_leftovers(IGNORED)
         ropes = {layer.rope for layer in spec.layers}
-        self._ropes = {rope: Rope(rope, spec.head_dim, max_len, self.dtype) for rope in ropes}
+        self._ropes = {rope: Rope(rope, spec.head_dim, max_len, self.dtype, self.device) for rope in ropes}
 
     @torch.inference_mode()
     def forward(self, batch: Batch, cache: KvCache) -> Tensor:
@@ -114,13 +116,18 @@ class Decoder:
 
 
 def load_decoder(
-    folder: Path, dtype: torch.dtype, max_len: int, on_layer: Callable[[], None] = lambda: None
+    folder: Path,
+    dtype: torch.dtype,
+    max_len: int,
+    device: torch.device = CPU,
+    on_layer: Callable[[], None] = lambda: None,
 ) -> Decoder:
-    """The model in `folder`, for requests of up to `max_len` tokens. Raises LoadError."""
+    """The model in `folder` on `device`, for requests of up to `max_len` tokens; `on_layer` is called after each layer.
+    Raises LoadError."""
     spec = read_spec(folder)
     if max_len > spec.max_positions:
         raise LoadError(f"max_len is {max_len}; the model in {folder} knows {spec.max_positions} positions")
-    return Decoder(spec, Weights(folder, dtype), max_len, on_layer)
+    return Decoder(spec, Weights(folder, dtype, device), max_len, on_layer)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -160,14 +167,14 @@ class _Loader:
         )
 
     def _projection(self, block: str, names: tuple[str, ...]) -> Projection:
-        weights, biases = [], []
+        weights, biases, biased = [], [], False
         for name in names:
             inputs, outputs = self._spec.widths[name]
             path = f"{self._prefix}.{block}.{name}"
             weights.append(self._weights.take(f"{path}.weight", outputs, inputs))
             bias = self._weights.take_if_there(f"{path}.bias", outputs)
+            biased = biased or (bias is not None and bool(bias.any()))
             biases.append(weights[-1].new_zeros(outputs) if bias is None else bias)
-        biased = any(bias.any() for bias in biases)
         return Projection(names[0], Linear(torch.cat(weights), torch.cat(biases) if biased else None))
 
     def _norm(self, name: str) -> Tensor:

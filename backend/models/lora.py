@@ -1,13 +1,12 @@
-"""The adapters of a worker, packed for the kernels: one LoraWeights per layer and group of fused projections."""
+"""Adapters packed for the kernels: one LoraWeights per layer and group of fused projections."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from backend.errors import AdapterError, ModelNotFound
 from backend.models.peft_format import Adapter
 from backend.models.spec import ModelSpec
 from kernels import NO_ADAPTER, LoraWeights, lora_add, pack_rows, plan_batch
@@ -16,12 +15,13 @@ GROUPS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"),
 
 
 class AdapterPack:
-    """The weights of some adapters, side by side; an adapter's slot is its place among them."""
+    """The weights of some adapters on `device`, side by side; an adapter's slot is its place among them."""
 
-    def __init__(self, adapters: Sequence[Adapter], spec: ModelSpec, dtype: torch.dtype) -> None:
+    def __init__(self, adapters: Sequence[Adapter], spec: ModelSpec, dtype: torch.dtype, device: torch.device) -> None:
+        self.device = device
         self._slots = {adapter: slot for slot, adapter in enumerate(adapters)}
         self._weights = {
-            (layer, group[0]): _pack(adapters, layer, group, spec, dtype)
+            (layer, group[0]): _pack(adapters, layer, group, spec, dtype, device)
             for layer in range(len(spec.layers))
             for group in GROUPS
             if any((layer, module) in adapter.updates for adapter in adapters for module in group)
@@ -41,7 +41,8 @@ class BatchLora:
     def __init__(self, pack: AdapterPack, adapters: Sequence[Adapter | None], *, deterministic: bool = False) -> None:
         """Row i uses `adapters[i]`. `deterministic`: what is added to a row does not depend on the other rows."""
         self._pack = pack
-        self._plan = plan_batch([pack.slot(adapter) for adapter in adapters], deterministic=deterministic)
+        slots = [pack.slot(adapter) for adapter in adapters]
+        self._plan = plan_batch(slots, device=pack.device, deterministic=deterministic)
 
     def add(self, layer: int, group: str, x: Tensor, out: Tensor) -> None:
         """out += scale * (x A) B, each row with its own adapter; x [rows, inputs], out [rows, outputs of the
@@ -51,49 +52,20 @@ class BatchLora:
             lora_add(out, x, weights, self._plan)
 
 
-class AdapterStore:
-    """The adapters that requests may name, and the pack of those that any request may still use."""
-
-    def __init__(self, spec: ModelSpec, dtype: torch.dtype) -> None:
-        self._spec = spec
-        self._dtype = dtype
-        self._loaded: dict[str, Adapter] = {}
-        self.pack = AdapterPack((), spec, dtype)
-
-    @property
-    def loaded(self) -> tuple[Adapter, ...]:
-        return tuple(self._loaded.values())
-
-    def find(self, name: str) -> Adapter | None:
-        return self._loaded.get(name)
-
-    def add(self, adapter: Adapter, in_use: Iterable[Adapter]) -> None:
-        """Serve `adapter`. Raises AdapterError when its name is taken."""
-        if adapter.name in self._loaded:
-            raise AdapterError(f"adapter {adapter.name!r} is already loaded; unload it first", "lora_name")
-        self._loaded[adapter.name] = adapter
-        self._repack(in_use)
-
-    def remove(self, name: str, in_use: Iterable[Adapter]) -> None:
-        """Serve it no more; requests that use it finish with it. Raises ModelNotFound."""
-        if self._loaded.pop(name, None) is None:
-            raise ModelNotFound(f"adapter {name!r} is not loaded", "lora_name")
-        self._repack(in_use)
-
-    def _repack(self, in_use: Iterable[Adapter]) -> None:
-        alive = dict.fromkeys([*self._loaded.values(), *in_use])
-        self.pack = AdapterPack(tuple(alive), self._spec, self._dtype)
-
-
 def _pack(
-    adapters: Sequence[Adapter], layer: int, group: Sequence[str], spec: ModelSpec, dtype: torch.dtype
+    adapters: Sequence[Adapter],
+    layer: int,
+    group: Sequence[str],
+    spec: ModelSpec,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> LoraWeights:
     updates = [[adapter.updates.get((layer, module)) for adapter in adapters] for module in group]
     stacked = [_stack([update.a for update in slot if update]) for slot in zip(*updates, strict=True)]
     return LoraWeights(
-        a=pack_rows(stacked, spec.widths[group[0]][0], dtype),
+        a=pack_rows(stacked, spec.widths[group[0]][0], dtype, device),
         b=tuple(
-            pack_rows([update.b if update else None for update in module], spec.widths[name][1], dtype)
+            pack_rows([update.b if update else None for update in module], spec.widths[name][1], dtype, device)
             for name, module in zip(group, updates, strict=True)
         ),
         scales=tuple(tuple(update.scale if update else 0.0 for update in module) for module in updates),

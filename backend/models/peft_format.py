@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from backend.errors import AdapterError
+from backend.models.errors import AdapterError
 from backend.models.spec import ModelSpec
 
 TENSOR = re.compile(r"base_model\.model\.(.*layers\.(\d+)\.(?:self_attn|mlp)\.(\w+))\.lora_([AB])\.weight")
@@ -56,7 +56,8 @@ class Update:
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Adapter:
-    """A loaded adapter: its updates by (layer, module name). Two loads of one folder are two adapters."""
+    """A loaded adapter: its updates by (layer, module name), in host memory. Two loads of one folder are two
+    adapters."""
 
     name: str
     path: str
@@ -72,7 +73,7 @@ def load_adapter(name: str, folder: Path, spec: ModelSpec) -> Adapter:
         config = _read_config(folder)
         return Adapter(name, str(folder), _updates(config, _read_tensors(folder), spec))
     except AdapterError as error:
-        raise AdapterError(f"adapter {name!r} in {folder}: {error}", "lora_path") from None
+        raise AdapterError(f"adapter {name!r} in {folder}: {error}") from None
 
 
 def _read_config(folder: Path) -> Mapping[str, Any]:

@@ -13,8 +13,9 @@ from backend.models.spec import RopeSpec
 class Rope:
     """Cosines and sines of `positions` positions, each [positions, 1, head_dim / 2]."""
 
-    def __init__(self, spec: RopeSpec, head_dim: int, positions: int, dtype: torch.dtype) -> None:
-        angles = torch.arange(positions, dtype=torch.float32)[:, None] * _frequencies(spec, head_dim)
+    def __init__(self, spec: RopeSpec, head_dim: int, positions: int, dtype: torch.dtype, device: torch.device) -> None:
+        steps = torch.arange(positions, dtype=torch.float32, device=device)
+        angles = steps[:, None] * _frequencies(spec, head_dim, device)
         self._cos, self._sin = (table[:, None].to(dtype) for table in (angles.cos(), angles.sin()))
 
     def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -28,9 +29,9 @@ def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1)
 
 
-def _frequencies(spec: RopeSpec, head_dim: int) -> Tensor:
+def _frequencies(spec: RopeSpec, head_dim: int, device: torch.device) -> Tensor:
     """Radians per position of every pair, [head_dim / 2]."""
-    plain = 1.0 / spec.theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+    plain = 1.0 / spec.theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim)
     if spec.kind == "linear":
         return plain / spec.factor
     return _llama3(spec, plain) if spec.kind == "llama3" else plain

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backend.errors import LoadError
+from backend.models.errors import LoadError
 
 Config = Mapping[str, Any]
 

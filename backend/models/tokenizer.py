@@ -8,7 +8,7 @@ from pathlib import Path
 from jinja2 import TemplateError
 from transformers import AutoTokenizer
 
-from backend.errors import BadRequest, LoadError
+from backend.models.errors import ChatError, LoadError
 
 
 class Tokenizer:
@@ -28,13 +28,13 @@ class Tokenizer:
         return ids
 
     def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
-        """The tokens of a conversation, up to where the assistant's answer begins. Raises BadRequest."""
+        """The tokens of a conversation, up to where the assistant's answer begins. Raises ChatError."""
         if self._hf.chat_template is None:
-            raise BadRequest("this model has no chat template; use /v1/completions with a prompt", "messages")
+            raise ChatError("this model has no chat template; use /v1/completions with a prompt")
         try:
             text = self._hf.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
         except (TemplateError, TypeError, ValueError) as error:
-            raise BadRequest(f"the model's chat template refuses these messages: {error}", "messages") from None
+            raise ChatError(f"the model's chat template refuses these messages: {error}") from None
         ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
         return ids
 

@@ -9,15 +9,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from backend.errors import LoadError
+from backend.models.errors import LoadError
 
 
 class Weights:
-    """The safetensors files of `folder`, read lazily and converted to `dtype`. Raises LoadError."""
+    """The safetensors files of `folder`, read lazily, converted to `dtype` and put on `device`. Raises LoadError."""
 
-    def __init__(self, folder: Path, dtype: torch.dtype) -> None:
+    def __init__(self, folder: Path, dtype: torch.dtype, device: torch.device) -> None:
         self._folder = folder
         self._dtype = dtype
+        self._device = device
         try:
             self._files = {name: safe_open(folder / name, "pt") for name in _file_names(folder)}
         except (OSError, SafetensorError) as error:
@@ -31,7 +32,7 @@ class Weights:
         tensor: Tensor = self._where.pop(name).get_tensor(name)
         if tuple(tensor.shape) != shape:
             raise LoadError(f"{self._folder}: {name} has shape {tuple(tensor.shape)}; config.json says {shape}")
-        return tensor.to(dtype or self._dtype)
+        return tensor.to(self._device, dtype or self._dtype)
 
     def take_if_there(self, name: str, *shape: int) -> Tensor | None:
         return self.take(name, *shape) if name in self._where else None

@@ -1,4 +1,4 @@
-"""The worker's configuration, validated at the edge."""
+"""The worker's settings, validated at the edge."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-PAGE = 16  # tokens a KV page holds
+from backend.worker.memory.pages import PAGE
 
 
-class WorkerConfig(BaseModel):
+class WorkerSettings(BaseModel):
     """Everything a worker needs to know; unknown keys are refused.
 
     `model` is `smollm2`, `gemma3-270m` or a local Hugging Face folder. `port` 0 takes a free port. `kv_tokens` is
     the KV cache in tokens over all requests, `max_running` the most requests that decode together, `max_len` the
     most tokens (prompt and output) of one request. A request waits until a slot and the pages of its prompt and
     `max_tokens` are free; at most `max_waiting` do. `prefill_chunk` is the most prompt tokens of one step.
+    `device` is where the model, its cache and its adapters lie: `cpu`, `cuda` or `cuda:N`.
     `deterministic` makes a request's tokens and logits independent of what shares its batch. `threads` are torch's;
     0 leaves one core to HTTP and the gateway. `drain_s`: seconds that running requests get after SIGTERM.
     """
@@ -27,6 +28,7 @@ class WorkerConfig(BaseModel):
     host: str = "127.0.0.1"
     port: int = Field(default=8100, ge=0, le=65535)
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
     kv_tokens: int = Field(default=32768, ge=PAGE)
     max_running: int = Field(default=16, ge=1)
     max_waiting: int = Field(default=256, ge=0)
@@ -53,6 +55,7 @@ class WorkerConfig(BaseModel):
 
     @property
     def pages(self) -> int:
+        """Of the KV cache, PAGE tokens each."""
         return self.kv_tokens // PAGE
 
     @property

@@ -1,4 +1,4 @@
-"""The worker's composition root: from a configuration to a server that runs until it is told to stop."""
+"""The worker's composition root: from settings to a server that runs until it is told to stop."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from aiohttp import web
 from rich.console import Console
 from rich.progress import Progress
 
-from backend.errors import ListenError
 from backend.models.cache import resolve_model
 from backend.models.decoder import Decoder, load_decoder
-from backend.models.lora import AdapterStore
+from backend.models.errors import ModelError
 from backend.models.peft_format import load_adapter
 from backend.models.spec import read_spec
 from backend.models.tokenizer import Tokenizer
-from backend.worker.config import WorkerConfig
+from backend.worker.config import WorkerSettings
 from backend.worker.engine import Engine
+from backend.worker.errors import ListenError, StartError
+from backend.worker.lora import AdapterStore
 from backend.worker.server import WorkerServer
 from backend.worker.thread import EngineThread
 
@@ -34,61 +35,73 @@ from backend.worker.thread import EngineThread
 class Worker:
     """A loaded model, its engine and its HTTP edge."""
 
-    config: WorkerConfig
+    settings: WorkerSettings
     engine: EngineThread
     server: WorkerServer
 
 
-def run(config: WorkerConfig) -> None:
-    """Load the model and serve it until SIGTERM or SIGINT, then drain. Raises LoadError, AdapterError, ListenError."""
+def run(settings: WorkerSettings) -> None:
+    """Load the model and serve it until SIGTERM or SIGINT, then drain. Raises StartError, ListenError."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s: %(message)s")
-    torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 1) - 1))
-    uvloop.run(_serve(assemble(config)))
+    torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 1) - 1))
+    try:
+        worker = assemble(settings)
+    except ModelError as error:
+        raise StartError(str(error)) from None
+    uvloop.run(_serve(worker))
 
 
-def assemble(config: WorkerConfig) -> Worker:
-    """Load what `config` names. Raises LoadError, AdapterError."""
-    folder = resolve_model(config.model)
-    _say(f"loading {config.name} from {folder} in {config.dtype}")
-    decoder = _load(folder, config)
+def assemble(settings: WorkerSettings) -> Worker:
+    """Load what `settings` name. Raises LoadError, AdapterError; StartError for a device that is not there."""
+    folder = resolve_model(settings.model)
+    _say(f"loading {settings.name} from {folder} in {settings.dtype}")
+    decoder = _load(folder, settings)
     tokenizer = Tokenizer(folder)
-    adapters = AdapterStore(decoder.spec, decoder.dtype)
-    engine = Engine(decoder, tokenizer, adapters, config)
-    for name, path in config.adapters.items():
+    adapters = AdapterStore(decoder.spec, decoder.dtype, decoder.device)
+    engine = Engine(decoder, tokenizer, adapters, settings)
+    for name, path in settings.adapters.items():
         _say(f"loading adapter {name} from {path}")
         engine.load_adapter(load_adapter(name, Path(path), decoder.spec))
     thread = EngineThread(engine)
-    return Worker(config, thread, WorkerServer(config, decoder.spec, tokenizer, adapters, thread))
+    return Worker(settings, thread, WorkerServer(settings, decoder.spec, tokenizer, adapters, thread))
 
 
 @asynccontextmanager
 async def listening(worker: Worker) -> AsyncIterator[str]:
     """Serve `worker` inside the block; yields its URL. Raises ListenError."""
-    config = worker.config
+    settings = worker.settings
     runner = web.AppRunner(worker.server.app(), handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     worker.engine.start()
     try:
-        await _listen(runner, config)
-        yield f"http://{config.host}:{runner.addresses[0][1]}"
+        await _listen(runner, settings)
+        yield f"http://{settings.host}:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
         worker.engine.stop()
 
 
-def _load(folder: Path, config: WorkerConfig) -> Decoder:
+def _load(folder: Path, settings: WorkerSettings) -> Decoder:
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("Loading layers", total=len(read_spec(folder).layers))
-        dtype = getattr(torch, config.dtype)
-        return load_decoder(folder, dtype, config.max_len, on_layer=lambda: progress.advance(task))
+        dtype, device = getattr(torch, settings.dtype), _device(settings.device)
+        return load_decoder(folder, dtype, settings.max_len, device, lambda: progress.advance(task))
 
 
-async def _listen(runner: web.AppRunner, config: WorkerConfig) -> None:
+def _device(name: str) -> torch.device:
+    """Raises StartError when this machine has no such device."""
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise StartError(f"device {name!r}: torch finds {torch.cuda.device_count()} CUDA devices here; expected cpu")
+    return device
+
+
+async def _listen(runner: web.AppRunner, settings: WorkerSettings) -> None:
     try:
-        await web.TCPSite(runner, config.host, config.port, backlog=1024).start()
+        await web.TCPSite(runner, settings.host, settings.port, backlog=1024).start()
     except OSError as error:
         why = os.strerror(error.errno) if error.errno else str(error)
-        raise ListenError(f"cannot listen on {config.host}:{config.port}: {why}") from None
+        raise ListenError(f"cannot listen on {settings.host}:{settings.port}: {why}") from None
 
 
 async def _serve(worker: Worker) -> None:
@@ -96,10 +109,10 @@ async def _serve(worker: Worker) -> None:
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
-    config = worker.config
+    settings = worker.settings
     async with listening(worker) as url:
-        mode = ", deterministic" if config.deterministic else ""
-        facts = f"model {config.name}, KV tokens {config.cache_tokens}, slots {config.max_running}{mode}"
+        mode = ", deterministic" if settings.deterministic else ""
+        facts = f"model {settings.name}, KV tokens {settings.cache_tokens}, slots {settings.max_running}{mode}"
         _say(f"worker ready on {url} ({facts})")
         await stop.wait()
         await drain(worker)
@@ -108,7 +121,7 @@ async def _serve(worker: Worker) -> None:
 async def drain(worker: Worker) -> None:
     """Refuse new requests, and give those that are here `drain_s` seconds to end."""
     worker.server.begin_drain()
-    engine, seconds = worker.engine, worker.config.drain_s
+    engine, seconds = worker.engine, worker.settings.drain_s
     _say(f"worker draining: {engine.open_requests} requests open, at most {seconds:g} s")
     try:
         async with asyncio.timeout(seconds):

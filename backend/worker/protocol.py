@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from backend.errors import BadRequest, ContextTooLong
 from backend.models.spec import SamplingDefaults
+from backend.worker.errors import BadRequest, ContextTooLong
 from backend.worker.sampling import SamplingParams
 
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's default for /v1/completions

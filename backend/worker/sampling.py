@@ -25,11 +25,12 @@ class SamplingParams:
     ignore_eos: bool = False
 
 
-def generator(params: SamplingParams) -> torch.Generator | None:
-    """The request's own source of randomness, so that others in its batch cannot shift it; None when greedy."""
+def generator(params: SamplingParams, device: torch.device) -> torch.Generator | None:
+    """The request's own source of randomness on the device of its logits, so that others in its batch cannot shift it;
+    None when greedy."""
     if params.temperature == 0:
         return None
-    source = torch.Generator()
+    source = torch.Generator(device)
     if params.seed is None:
         source.seed()
     else:
@@ -38,7 +39,7 @@ def generator(params: SamplingParams) -> torch.Generator | None:
 
 
 def sample(logits: Tensor, params: SamplingParams, source: torch.Generator | None) -> int:
-    """One token for `logits` [vocab], float32."""
+    """One token for `logits` [vocab], float32; `source` is on their device."""
     if source is None:
         return int(logits.argmax())
     probabilities = torch.softmax(logits / params.temperature, dim=-1)

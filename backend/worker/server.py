@@ -16,13 +16,14 @@ from pathlib import Path
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from backend.errors import BadRequest, BodyTooLarge, ModelNotFound, NotFound, Overloaded, WorkerError
-from backend.models.lora import AdapterStore
+from backend.models.errors import AdapterError, ChatError, ModelError
 from backend.models.peft_format import Adapter, load_adapter
 from backend.models.spec import ModelSpec
 from backend.models.tokenizer import Tokenizer
-from backend.worker.config import WorkerConfig
+from backend.worker.config import WorkerSettings
 from backend.worker.engine import Output, Request
+from backend.worker.errors import BadRequest, BodyTooLarge, ModelNotFound, NotFound, Overloaded, WorkerError
+from backend.worker.lora import AdapterStore
 from backend.worker.metrics import exposition
 from backend.worker.protocol import ChatBody, CompletionBody, GenerateBody, LoadAdapterBody, UnloadAdapterBody, parse
 from backend.worker.replies import DONE, Replies, event, model_card, usage
@@ -35,19 +36,24 @@ class WorkerServer:
     """Handlers over one engine. `begin_drain` refuses what comes after it."""
 
     def __init__(
-        self, config: WorkerConfig, spec: ModelSpec, tokenizer: Tokenizer, adapters: AdapterStore, engine: EngineThread
+        self,
+        settings: WorkerSettings,
+        spec: ModelSpec,
+        tokenizer: Tokenizer,
+        adapters: AdapterStore,
+        engine: EngineThread,
     ) -> None:
-        self._config = config
+        self._settings = settings
         self._spec = spec
         self._tokenizer = tokenizer
         self._adapters = adapters
         self._engine = engine
         self._created = int(time.time())
-        self._metrics = exposition(config, lambda: engine.stats)
+        self._metrics = exposition(settings, lambda: engine.stats)
         self._draining = False
 
     def app(self) -> web.Application:
-        app = web.Application(middlewares=[_errors_as_json], client_max_size=self._config.max_body_bytes)
+        app = web.Application(middlewares=[_errors_as_json], client_max_size=self._settings.max_body_bytes)
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_post("/v1/completions", self._complete)
         app.router.add_get("/v1/models", self._models)
@@ -89,7 +95,7 @@ class WorkerServer:
 
     def _find(self, model: str) -> Adapter | None:
         """The adapter named `model`, None for the base model. Raises ModelNotFound."""
-        if model == self._config.name:
+        if model == self._settings.name:
             return None
         adapter = self._adapters.find(model)
         if adapter is None:
@@ -101,7 +107,7 @@ class WorkerServer:
     ) -> web.StreamResponse:
         if self._draining:
             raise Overloaded("this worker is shutting down")
-        params = body.params(len(prompt), self._config.longest, self._spec.sampling)
+        params = body.params(len(prompt), self._settings.longest, self._spec.sampling)
         request = Request(uuid.uuid4().hex, tuple(prompt), params, adapter)
         reply_id = _given_id(http) or f"{'chatcmpl' if chat else 'cmpl'}-{request.id}"
         replies = Replies(chat, reply_id, body.model, int(time.time()))
@@ -111,9 +117,9 @@ class WorkerServer:
             return await _whole(replies, len(prompt), outputs)
 
     async def _models(self, http: web.Request) -> web.Response:
-        base = model_card(self._config.name, self._created, self._config.longest, None)
+        base = model_card(self._settings.name, self._created, self._settings.longest, None)
         tuned = [
-            model_card(adapter.name, self._created, self._config.longest, self._config.name)
+            model_card(adapter.name, self._created, self._settings.longest, self._settings.name)
             for adapter in self._adapters.loaded
         ]
         return web.json_response({"object": "list", "data": [base, *tuned]})
@@ -128,7 +134,7 @@ class WorkerServer:
 
     async def _load_adapter(self, http: web.Request) -> web.Response:
         body = parse(LoadAdapterBody, await http.read())
-        if body.lora_name == self._config.name:
+        if body.lora_name == self._settings.name:
             raise BadRequest(f"{body.lora_name!r} is the base model; expected a name of its own", "lora_name")
         adapter = await asyncio.to_thread(load_adapter, body.lora_name, Path(body.lora_path), self._spec)
         await self._engine.load_adapter(adapter)
@@ -192,11 +198,23 @@ async def _errors_as_json(http: web.Request, handler: Handler) -> web.StreamResp
         return _refusal(NotFound(f"{http.method} {http.path} does not exist"))
     except WorkerError as error:
         return _refusal(error)
+    except ModelError as error:
+        return _refusal(_error_of_model(error))
     except (web.HTTPException, ConnectionError):
         raise
     except Exception:
         log.exception("%s %s failed", http.method, http.path)
         return _refusal(WorkerError("the worker failed on this request; its log says why"))
+
+
+def _error_of_model(error: ModelError) -> WorkerError:
+    """What a client sees of an error of the model: its own fault where it named the adapter or wrote the messages."""
+    match error:
+        case AdapterError():
+            return BadRequest(str(error), "lora_path")
+        case ChatError():
+            return BadRequest(str(error), "messages")
+    return WorkerError(str(error))
 
 
 def _refusal(error: WorkerError) -> web.Response:

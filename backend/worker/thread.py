@@ -15,9 +15,9 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 
-from backend.errors import EngineDied, WorkerError
 from backend.models.peft_format import Adapter
 from backend.worker.engine import Engine, Output, Request, Stats
+from backend.worker.errors import EngineDied, WorkerError
 
 Mailbox = asyncio.Queue[Output | WorkerError]
 
@@ -82,7 +82,7 @@ class EngineThread:
         self._thread.join()
 
     async def load_adapter(self, adapter: Adapter) -> None:
-        """Raises AdapterError, EngineDied."""
+        """Raises BadRequest when its name is taken, EngineDied."""
         await self._call(lambda: self._engine.load_adapter(adapter))
 
     async def unload_adapter(self, name: str) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kernels.attention.plan import AttentionPlan
 from kernels.attention.triton import attention_kernel, join_kernel
-from kernels.launch import KernelCall, precision
+from kernels.launch import KernelCall, multiprocessor_count, precision
 
 LOG2_E = math.log2(math.e)
 LEAST_STRETCH = 256  # keys; a shorter stretch is not worth joining
@@ -110,7 +110,7 @@ def _launch(q: Tensor, keys: Tensor, plan: AttentionPlan) -> AttentionLaunch:
     """The tile for these tokens; a split context where the tiles leave multiprocessors idle."""
     launch = tile_launch(q.dtype, q.shape[1] // keys.shape[2], plan.decode_only)
     programs = keys.shape[2] * sum(math.ceil(length / launch.queries) for length in plan.query_lengths)
-    wanted = 2 * torch.cuda.get_device_properties(q.device).multi_processor_count // max(1, programs)
+    wanted = 2 * multiprocessor_count(q) // max(1, programs)
     if wanted < 2 or max(plan.context_lengths) < 2 * LEAST_STRETCH:
         return launch
     stretch = max(LEAST_STRETCH, triton.next_power_of_2(math.ceil(max(plan.context_lengths) / wanted)))

@@ -1,6 +1,6 @@
 """Paged attention over the pages of the unified pool, and the write of new keys and values into them.
 
-Dispatch is by device; Triton is imported only where a tensor lies on a CUDA device.
+`kernels.dispatch` says whether Triton's kernels run attention or the CPU's.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kernels.attention.cpu import paged_attention_cpu
 from kernels.attention.plan import AttentionPlan
+from kernels.dispatch import runs_triton
 from kernels.errors import require
 
 
@@ -31,7 +32,7 @@ def paged_attention(
     require(
         keys.shape[1] == plan.page_tokens, f"pages of {keys.shape[1]} tokens; expected {plan.page_tokens} as planned"
     )
-    if q.is_cuda:
+    if runs_triton(q):
         from kernels.attention.cuda import paged_attention_cuda
 
         return paged_attention_cuda(q, keys, values, plan, scale=scale, window=window)

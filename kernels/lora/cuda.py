@@ -10,7 +10,7 @@ import triton
 from torch import Tensor
 
 from kernels.choice import MeasuredChoice, Run
-from kernels.launch import KernelCall, precision
+from kernels.launch import KernelCall, multiprocessor_count, precision
 from kernels.lora.plan import BatchPlan
 from kernels.lora.row_table import RowTable
 from kernels.lora.triton import expand_rows_kernel, expand_tiles_kernel, shrink_rows_kernel, shrink_tiles_kernel
@@ -140,10 +140,10 @@ _choice = MeasuredChoice(_event_seconds)
 
 
 def _fastest(out: Tensor, x: Tensor, weights: LoraWeights, plan: BatchPlan) -> Launch:
-    if torch.cuda.is_current_stream_capturing():
+    if not x.is_cuda or torch.cuda.is_current_stream_capturing():
         return _default(x, weights, plan)
     fitting = strategies(x.dtype)
-    launches = {name: _split(launch, weights, plan, _multiprocessors(x)) for name, launch in fitting.items()}
+    launches = {name: _split(launch, weights, plan, multiprocessor_count(x)) for name, launch in fitting.items()}
     scratch = out.clone()
     shape = (x.dtype, weights.in_width, weights.out_width, weights.a.max_rank)
     shape = (*shape, len(plan.order).bit_length(), len(plan.segments).bit_length())
@@ -162,11 +162,7 @@ def _default(x: Tensor, weights: LoraWeights, plan: BatchPlan) -> Launch:
     average = len(plan.order) / max(1, len(plan.segments))
     fitting = strategies(x.dtype)
     name = "rows" if average < 4 else "tiles" if average < 64 else list(fitting)[-1]
-    return _split(fitting[name], weights, plan, _multiprocessors(x))
-
-
-def _multiprocessors(x: Tensor) -> int:
-    return torch.cuda.get_device_properties(x.device).multi_processor_count
+    return _split(fitting[name], weights, plan, multiprocessor_count(x))
 
 
 def _split(launch: Launch, weights: LoraWeights, plan: BatchPlan, multiprocessors: int) -> Launch:

@@ -1,11 +1,12 @@
-"""The lora ops: shrink (X A), expand (Y += s (X A) B), and both in one call. Dispatch is by device;
-Triton is imported only where a tensor lies on a CUDA device.
+"""The lora ops: shrink (X A), expand (Y += s (X A) B), and both in one call. `kernels.dispatch` says whether Triton's
+kernels run them or the CPU's.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
+from kernels.dispatch import runs_triton
 from kernels.errors import require
 from kernels.lora.cpu import lora_add_cpu, lora_expand_cpu, lora_shrink_cpu
 from kernels.lora.plan import BatchPlan
@@ -20,7 +21,7 @@ def lora_shrink(x: Tensor, weights: LoraWeights, plan: BatchPlan) -> Tensor:
     unspecified; `lora_expand` reads neither. Raises KernelError where shapes do not fit together.
     """
     _check(x, weights.in_width, "x", plan)
-    if x.is_cuda:
+    if runs_triton(x):
         from kernels.lora.cuda import lora_shrink_cuda
 
         return lora_shrink_cuda(x, weights, plan)
@@ -34,7 +35,7 @@ def lora_expand(out: Tensor, shrunk: Tensor, weights: LoraWeights, plan: BatchPl
     with the same weights and plan. Rows without an adapter are not touched. Raises KernelError.
     """
     _check(out, weights.out_width, "out", plan)
-    if out.is_cuda:
+    if runs_triton(out):
         from kernels.lora.cuda import lora_expand_cuda
 
         return lora_expand_cuda(out, shrunk, weights, plan)
@@ -47,7 +48,7 @@ def lora_add(out: Tensor, x: Tensor, weights: LoraWeights, plan: BatchPlan) -> N
     _check(out, weights.out_width, "out", plan)
     if not plan.segments:
         return None
-    if out.is_cuda:
+    if runs_triton(out):
         from kernels.lora.cuda import lora_add_cuda
 
         return lora_add_cuda(out, x, weights, plan)

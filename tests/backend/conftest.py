@@ -12,7 +12,7 @@ import torch
 
 from backend.worker.main import assemble
 
-from .tiny import build_model, configs, save_adapter, save_tokenizer
+from .tiny import build_model, configs, save_adapters, save_tokenizer
 from .worker.client import Client, config, serve
 
 
@@ -37,23 +37,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def adapter_folders(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Adapters of the tiny Llama: different ranks, modules and scalings."""
-    root = tmp_path_factory.mktemp("adapters")
-    every = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    settings = {
-        "small": {"r": 2, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]},
-        "all": {"r": 5, "lora_alpha": 4, "target_modules": every, "use_rslora": True},
-        "patterned": {
-            "r": 4,
-            "lora_alpha": 4,
-            "target_modules": ["q_proj", "k_proj", "up_proj", "down_proj"],
-            "rank_pattern": {"k_proj": 8, r"layers\.0\.mlp\.down_proj": 1},
-            "alpha_pattern": {"up_proj": 12, r"^model\.layers\.2\.self_attn\.q_proj": 1},
-            "layers_to_transform": [0, 2],
-        },
-    }
-    for seed, (name, options) in enumerate(settings.items()):
-        save_adapter(model_folder, root / name, seed, **options)
-    return {name: root / name for name in settings}
+    return save_adapters(model_folder, tmp_path_factory.mktemp("adapters"))
 
 
 @pytest.fixture

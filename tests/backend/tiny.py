@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
@@ -54,6 +54,19 @@ LLAMA3_ROPE = {
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
+}
+EVERY_MODULE = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+ADAPTERS: dict[str, dict[str, Any]] = {
+    "small": {"r": 2, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]},
+    "all": {"r": 5, "lora_alpha": 4, "target_modules": EVERY_MODULE, "use_rslora": True},
+    "patterned": {
+        "r": 4,
+        "lora_alpha": 4,
+        "target_modules": ["q_proj", "k_proj", "up_proj", "down_proj"],
+        "rank_pattern": {"k_proj": 8, r"layers\.0\.mlp\.down_proj": 1},
+        "alpha_pattern": {"up_proj": 12, r"^model\.layers\.2\.self_attn\.q_proj": 1},
+        "layers_to_transform": [0, 2],
+    },
 }
 
 
@@ -135,3 +148,19 @@ def save_adapter(model_folder: Path, folder: Path, seed: int, **settings: Any) -
             if "lora_" in name:
                 parameter.copy_(torch.randn_like(parameter) * 0.2)
     model.save_pretrained(folder)
+
+
+def save_adapters(model_folder: Path, root: Path) -> dict[str, Path]:
+    """One adapter for each of ADAPTERS: different ranks, modules and scalings."""
+    for seed, (name, settings) in enumerate(ADAPTERS.items()):
+        save_adapter(model_folder, root / name, seed, **settings)
+    return {name: root / name for name in ADAPTERS}
+
+
+def load_reference(model_folder: Path, adapter: Path | None) -> Any:
+    """What transformers and PEFT make of the same files, float32."""
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
+    if adapter is not None:
+        with quiet_peft():
+            model = PeftModel.from_pretrained(model, adapter)
+    return model.eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,13 @@ from torch import Tensor
 
 from backend.models.batch import Batch, Run
 from backend.models.decoder import Decoder, load_decoder
+from backend.models.kv_cache import KvCache
 from backend.models.linear import Linear
 from backend.models.lora import AdapterPack
-from backend.models.pages import KvCache, PageAllocator
 
 from ..tiny import VOCAB, build_model, configs
 
+PAGE = 16
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 PROMPTS = ([3, 250, 7, 99, 12, 55, 1], list(range(100, 141)), [42])
 
@@ -25,18 +27,16 @@ class Runner:
 
     def __init__(self, decoder: Decoder) -> None:
         self.decoder = decoder
-        self.allocator = PageAllocator(64)
-        self.cache = KvCache(decoder.spec, 64, decoder.dtype)
-        self.pack = AdapterPack((), decoder.spec, decoder.dtype)
+        self.cache = KvCache(decoder.spec, 64, PAGE, decoder.dtype, decoder.device)
+        self.pack = AdapterPack((), decoder.spec, decoder.dtype, decoder.device)
+        self.free = iter(range(64))
 
-    def open(self, name: str, tokens: int) -> list[int]:
-        # A page taken first and freed again makes the pages of a request no neat row.
-        pages = self.allocator.reserve(name, tokens)
-        assert pages is not None
-        return pages[::-1]
+    def open(self, tokens: int) -> list[int]:
+        """Pages for so many tokens, backwards: those of a request are no neat row."""
+        return list(itertools.islice(self.free, -(-tokens // PAGE)))[::-1]
 
     def run(self, *runs: Run) -> Tensor:
-        return self.decoder.forward(Batch.mixed(runs, self.pack), self.cache)
+        return self.decoder.forward(Batch.mixed(runs, self.cache, self.pack), self.cache)
 
 
 @pytest.mark.parametrize("name", configs())
@@ -44,7 +44,7 @@ def test_logits_are_those_of_transformers(name: str, tmp_path: Path) -> None:
     reference = build_model(configs()[name], tmp_path)
     runner = Runner(load_decoder(tmp_path, torch.float32, 128))
     steps = torch.randint(0, VOCAB, (8, len(PROMPTS)), generator=torch.Generator().manual_seed(1)).tolist()
-    pages = [runner.open(str(i), len(prompt) + len(steps)) for i, prompt in enumerate(PROMPTS)]
+    pages = [runner.open(len(prompt) + len(steps)) for prompt in PROMPTS]
     texts = [list(prompt) for prompt in PROMPTS]
 
     def expected() -> Tensor:
@@ -66,7 +66,7 @@ def test_a_prompt_in_chunks_beside_a_decoding_request_gives_the_same(name: str, 
     reference = build_model(configs()[name], tmp_path)
     runner = Runner(load_decoder(tmp_path, torch.float32, 128))
     prompt, other = PROMPTS[1], list(PROMPTS[0])
-    pages, other_pages = runner.open("long", len(prompt)), runner.open("other", 64)
+    pages, other_pages = runner.open(len(prompt)), runner.open(64)
     runner.run(Run(other, 0, other_pages))
     for start in range(0, len(prompt), chunk):
         other.append(start)
@@ -81,7 +81,7 @@ def test_a_prompt_in_chunks_beside_a_decoding_request_gives_the_same(name: str, 
 def test_bfloat16_stays_near_float32(name: str, tmp_path: Path) -> None:
     build_model(configs()[name], tmp_path)
     exact, rounded = (
-        (runner := Runner(load_decoder(tmp_path, dtype, 128))).run(Run(PROMPTS[1], 0, runner.open("a", 64)))
+        (runner := Runner(load_decoder(tmp_path, dtype, 128))).run(Run(PROMPTS[1], 0, runner.open(64)))
         for dtype in (torch.float32, torch.bfloat16)
     )
     assert (exact - rounded).norm() / exact.norm() < 0.05

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from backend.errors import LoadError
 from backend.models import cache as models_cache
 from backend.models.cache import cache_root, ensure_smollm2
+from backend.models.errors import LoadError
 
 
 @pytest.fixture(autouse=True)

@@ -9,15 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
-from backend.errors import LoadError
 from backend.models.cache import resolve_model
 from backend.models.decoder import load_decoder
+from backend.models.errors import LoadError
 from backend.models.spec import ModelSpec, RopeSpec, SamplingDefaults, read_spec
 from backend.models.tokenizer import Tokenizer
-from backend.worker.config import WorkerConfig
 
 from ..tiny import build_model, configs
 
@@ -169,18 +167,3 @@ def test_a_folder_without_a_model_or_a_tokenizer(tmp_path: Path) -> None:
     build_model(configs()["llama"], tmp_path)
     with pytest.raises(LoadError, match="no fast tokenizer"):
         Tokenizer(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"kv_token": 1}, "Extra inputs are not permitted"),
-        ({"dtype": "int8"}, "'bfloat16' or 'float32'"),
-        ({"port": 70000}, "less than or equal to 65535"),
-        ({"model": ""}, "model is empty; expected smollm2"),
-        ({"adapters": {"smollm2": "x"}}, "adapter 'smollm2' has the name of the base model"),
-    ],
-)
-def test_a_configuration_with_a_mistake_is_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValidationError, match=message):
-        WorkerConfig(**options)

@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from backend.worker.config import WorkerConfig
+from backend.worker.config import WorkerSettings
 from backend.worker.engine import Output
 from backend.worker.main import Worker, listening
 
@@ -82,9 +82,9 @@ def _event(block: str) -> JSON | str:
     return data if data == "[DONE]" else json.loads(data)
 
 
-def config(model_folder: Path, **changes: Any) -> WorkerConfig:
+def config(model_folder: Path, **changes: Any) -> WorkerSettings:
     options = {"served_name": "tiny", "port": 0, "kv_tokens": 1024, "max_running": 4, "max_len": 256, **changes}
-    return WorkerConfig(model=str(model_folder), dtype="float32", deterministic=True, threads=1, **options)
+    return WorkerSettings(model=str(model_folder), dtype="float32", deterministic=True, threads=1, **options)
 
 
 async def serve(worker: Worker) -> AsyncIterator[Client]:

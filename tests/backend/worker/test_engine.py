@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from backend.errors import Overloaded
 from backend.models.decoder import Decoder, load_decoder
-from backend.models.lora import AdapterStore
 from backend.models.peft_format import Adapter, load_adapter
 from backend.models.tokenizer import Tokenizer
-from backend.worker.config import WorkerConfig
+from backend.worker.config import WorkerSettings
 from backend.worker.engine import Engine, Output, Request
+from backend.worker.errors import Overloaded
+from backend.worker.lora import AdapterStore
 from backend.worker.sampling import SamplingParams, sample
 
 from ..tiny import VOCAB
@@ -67,14 +67,14 @@ def make_bench(decoder: Decoder, adapters: list[Adapter], model_folder: Path) ->
 
     def make(**changes: object) -> Bench:
         options = {"kv_tokens": 2048, "max_running": 10, "max_len": 256, "prefill_chunk": 16} | changes
-        config = WorkerConfig.model_validate({"model": str(model_folder)} | options)
+        settings = WorkerSettings.model_validate({"model": str(model_folder)} | options)
         logits: dict[str, list[Tensor]] = {}
 
         def keep(row: Tensor, params: SamplingParams, source: torch.Generator | None) -> int:
             logits.setdefault(str(params.seed), []).append(row.clone())
             return sample(row, params, source)
 
-        engine = Engine(decoder, tokenizer, AdapterStore(decoder.spec, decoder.dtype), config, keep)
+        engine = Engine(decoder, tokenizer, AdapterStore(decoder.spec, decoder.dtype, decoder.device), settings, keep)
         for adapter in adapters:
             engine.load_adapter(adapter)
         return Bench(engine, logits)

@@ -14,9 +14,9 @@ import aiohttp
 
 PROGRAM = """
 import sys
-from backend.worker.config import WorkerConfig
+from backend.worker.config import WorkerSettings
 from backend.worker.main import run
-run(WorkerConfig(model=sys.argv[1], served_name="tiny", port=0, max_len=256, kv_tokens=1024, threads=1))
+run(WorkerSettings(model=sys.argv[1], served_name="tiny", port=0, max_len=256, kv_tokens=1024, threads=1))
 """
 BODY = {"model": "tiny", "prompt": "abc", "max_tokens": 250, "ignore_eos": True, "stream": True}
 

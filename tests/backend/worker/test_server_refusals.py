@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.errors import ListenError
+from backend.worker.errors import ListenError
 from backend.worker.main import assemble, listening
 
 from ..tiny import save_tokenizer

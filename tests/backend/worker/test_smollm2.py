@@ -15,10 +15,10 @@ from transformers import AutoModelForCausalLM
 
 from backend.models.cache import ensure_smollm2
 from backend.models.decoder import Decoder, load_decoder
-from backend.models.lora import AdapterStore
 from backend.models.tokenizer import Tokenizer
-from backend.worker.config import WorkerConfig
+from backend.worker.config import WorkerSettings
 from backend.worker.engine import Engine, Request
+from backend.worker.lora import AdapterStore
 from backend.worker.main import assemble, listening
 from backend.worker.sampling import SamplingParams, sample
 
@@ -42,7 +42,7 @@ def _two_threads() -> Iterator[None]:
 
 
 async def test_it_knows_the_capital_of_france(folder: Path) -> None:
-    worker = assemble(WorkerConfig(model=str(folder), served_name="smollm2", port=0, kv_tokens=1024))
+    worker = assemble(WorkerSettings(model=str(folder), served_name="smollm2", port=0, kv_tokens=1024))
     body = {"model": "smollm2", "messages": QUESTION, "temperature": 0, "max_tokens": 24}
     async with (
         listening(worker) as url,
@@ -62,8 +62,8 @@ def generate(decoder: Decoder, folder: Path, requests: list[Request], determinis
         logits.setdefault(str(params.seed), []).append(row.clone())
         return sample(row, params, source)
 
-    config = WorkerConfig(model="smollm2", deterministic=deterministic, kv_tokens=2048, prefill_chunk=64)
-    engine = Engine(decoder, Tokenizer(folder), AdapterStore(decoder.spec, decoder.dtype), config, keep)
+    config = WorkerSettings(model="smollm2", deterministic=deterministic, kv_tokens=2048, prefill_chunk=64)
+    engine = Engine(decoder, Tokenizer(folder), AdapterStore(decoder.spec, decoder.dtype, decoder.device), config, keep)
     for request in requests:
         engine.submit(request)
         engine.step()

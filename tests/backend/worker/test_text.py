@@ -110,17 +110,18 @@ def test_held_text_comes_at_the_end() -> None:
     assert stream.flush() == ("ab", False)
 
 
+CPU = torch.device("cpu")
 LOGITS = torch.tensor([2.0, 1.0, 0.5, -1.0, float("-inf")])
 
 
 def counts(params: SamplingParams, draws: int = 4000) -> torch.Tensor:
-    source = generator(params)
+    source = generator(params, CPU)
     return torch.bincount(torch.tensor([sample(LOGITS, params, source) for _ in range(draws)]), minlength=5) / draws
 
 
 def test_greedy_takes_the_best() -> None:
     params = SamplingParams(1, temperature=0.0)
-    assert sample(LOGITS, params, generator(params)) == 0
+    assert sample(LOGITS, params, generator(params, CPU)) == 0
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
@@ -140,14 +141,14 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p: float, kept: int) -
 
 def test_a_nucleus_of_a_flat_distribution_is_wide() -> None:
     flat = torch.zeros(2000)
-    source = generator(params := SamplingParams(1, top_p=0.5, seed=3))
+    source = generator(params := SamplingParams(1, top_p=0.5, seed=3), CPU)
     assert len({sample(flat, params, source) for _ in range(3000)}) > 700  # of the 1000 it holds
 
 
 def test_a_seed_repeats_and_no_seed_does_not() -> None:
     def draw(seed: int | None) -> list[int]:
         params = SamplingParams(1, temperature=2.0, seed=seed)
-        source = generator(params)
+        source = generator(params, CPU)
         return [sample(LOGITS, params, source) for _ in range(64)]
 
     assert draw(7) == draw(7)

@@ -1,11 +1,8 @@
-"""The KV cache, in pages of PAGE tokens: who holds which page, and the tensors behind them."""
+"""The KV cache, in pages of PAGE tokens: who holds which page."""
 
 from __future__ import annotations
 
-import torch
-
-from backend.models.spec import ModelSpec
-from backend.worker.config import PAGE
+PAGE = 16  # tokens a KV page holds
 
 
 class PageError(Exception):
@@ -23,14 +20,21 @@ class PageAllocator:
 
     @staticmethod
     def needed(tokens: int) -> int:
+        """Pages for `tokens` tokens."""
         return -(-tokens // PAGE)
 
     @property
     def used(self) -> int:
         return self.count - len(self._free)
 
+    @property
+    def held(self) -> list[int]:
+        """The pages that somebody holds, ascending."""
+        return sorted(page for pages in self._held.values() for page in pages)
+
     def reserve(self, owner: str, tokens: int) -> list[int] | None:
-        """Pages for `tokens` tokens, or None when there are not enough; nothing changes then."""
+        """Pages for `tokens` tokens, or None when there are not enough; nothing changes then. Raises
+        PageError when `owner` holds pages already."""
         if owner in self._held:
             raise PageError(f"{owner} reserves pages twice")
         if (need := self.needed(tokens)) > len(self._free):
@@ -39,21 +43,13 @@ class PageAllocator:
         return self._held[owner]
 
     def release(self, owner: str) -> None:
+        """All pages of `owner` are free again. Raises PageError when it holds none."""
         if owner not in self._held:
             raise PageError(f"{owner} gives back pages that it does not hold")
         self._free.extend(reversed(self._held.pop(owner)))
 
     def check_integrity(self) -> None:
         """Every page is free or held, exactly once. Raises PageError."""
-        pages = sorted(self._free + [page for held in self._held.values() for page in held])
+        pages = sorted(self._free + self.held)
         if pages != list(range(self.count)):
             raise PageError(f"pages do not add up: {len(pages)} known, {self.count} expected, each once")
-
-
-class KvCache:
-    """Keys and values of every layer, each [pages, PAGE, kv_heads, head_dim]."""
-
-    def __init__(self, spec: ModelSpec, pages: int, dtype: torch.dtype) -> None:
-        shape = (pages, PAGE, spec.kv_heads, spec.head_dim)
-        self.keys = [torch.zeros(shape, dtype=dtype) for _ in spec.layers]
-        self.values = [torch.zeros(shape, dtype=dtype) for _ in spec.layers]

@@ -72,13 +72,9 @@ class EngineDied(WorkerError):
     code = "engine_died"
 
 
-class LoadError(WorkerError):
-    """A model folder that cannot be run; the message names the folder and the offending key or file."""
+class StartError(WorkerError):
+    """A model, an adapter or a device that the settings name and that cannot be used."""
 
 
 class ListenError(WorkerError):
     """The address cannot be listened on."""
-
-
-class AdapterError(BadRequest):
-    """A LoRA adapter that cannot be loaded; the message names the folder and the offending key or tensor."""

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.models.pages import PageAllocator, PageError
-from backend.worker.config import PAGE
+from backend.worker.memory.pages import PAGE, PageAllocator, PageError
 
 
 @given(st.integers(1, 12), st.lists(st.tuples(st.integers(0, 5), st.integers(1, 5 * PAGE)), max_size=40))
