@@ -16,6 +16,8 @@ class WorkerConfig(BaseModel):
     the KV cache in tokens over all requests, `max_running` the most requests that decode together, `max_len` the
     most tokens (prompt and output) of one request. A request waits until a slot and the pages of its prompt and
     `max_tokens` are free; at most `max_waiting` do. `prefill_chunk` is the most prompt tokens of one step.
+    `dtype` is that of weights, activations and KV cache. In float32 every processor chooses the same greedy tokens; in
+    bfloat16 its rounding decides where two are nearly as likely, and it takes half the memory (see README, Numbers).
     `deterministic` makes a request's tokens and logits independent of what shares its batch. `threads` are torch's;
     0 leaves one core to HTTP and the gateway. `drain_s`: seconds that running requests get after SIGTERM.
     """
@@ -26,7 +28,7 @@ class WorkerConfig(BaseModel):
     served_name: str = ""
     host: str = "127.0.0.1"
     port: int = Field(default=8100, ge=0, le=65535)
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    dtype: Literal["bfloat16", "float32"] = "float32"
     kv_tokens: int = Field(default=32768, ge=PAGE)
     max_running: int = Field(default=16, ge=1)
     max_waiting: int = Field(default=256, ge=0)
