@@ -1,4 +1,8 @@
-"""What every test may count on, whatever machine it runs on."""
+"""What every test may count on, whatever machine it runs on.
+
+Hypothesis profiles: `ci` is bounded, the same every time, and without a time limit or a folder of its own;
+HYPOTHESIS_PROFILE=deep searches for long.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,12 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
-from backend.errors import LoadError
-from backend.models.cache import cache_root
+CALM = [HealthCheck.too_slow, HealthCheck.data_too_large]
+settings.register_profile("ci", max_examples=60, derandomize=True, deadline=None, suppress_health_check=CALM)
+settings.register_profile("deep", max_examples=3000, deadline=None, suppress_health_check=CALM)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -20,18 +27,9 @@ def _no_proxy() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _models_can_be_kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Where the home is read-only or missing, a converted model lies with the other files of the run."""
+def _home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Converted models and compiled kernels lie below it; where it is missing or read-only, the run has its own."""
     with pytest.MonkeyPatch.context() as environment:
-        if not _home_keeps_models():
-            environment.setenv("FAIRGATE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        if not os.access(os.path.expanduser("~"), os.W_OK):
+            environment.setenv("HOME", str(tmp_path_factory.mktemp("home")))
         yield
-
-
-def _home_keeps_models() -> bool:
-    try:
-        root = cache_root()
-        root.mkdir(parents=True, exist_ok=True)
-    except (LoadError, OSError):
-        return False
-    return os.access(root, os.W_OK) or os.access(root / "smollm2-135m-instruct" / "model.safetensors", os.R_OK)
