@@ -126,7 +126,7 @@ def worker(
     served_name: Annotated[str, typer.Option(help="The model name that clients ask for; the model's own.")] = "",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0: any free one.")] = 8100,
-    dtype: Annotated[str, typer.Option(help="bfloat16 or float32.")] = "bfloat16",
+    dtype: Annotated[str, typer.Option(help="float32, or bfloat16 (half the memory).")] = "float32",
     kv_tokens: Annotated[int, typer.Option(help="KV cache, in tokens over all requests.")] = 32768,
     max_running: Annotated[int, typer.Option(help="The most requests that decode together.")] = 16,
     max_len: Annotated[int, typer.Option(help="The most tokens of one request, prompt and output.")] = 2048,

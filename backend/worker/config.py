@@ -17,6 +17,8 @@ class WorkerSettings(BaseModel):
     most tokens (prompt and output) of one request. A request waits until a slot and the pages of its prompt and
     `max_tokens` are free; at most `max_waiting` do. `prefill_chunk` is the most prompt tokens of one step.
     `device` is where the model, its cache and its adapters lie: `cpu`, `cuda` or `cuda:N`.
+    `dtype` is that of weights, activations and KV cache. In float32 every processor chooses the same greedy tokens; in
+    bfloat16 its rounding decides where two are nearly as likely, and it takes half the memory (see README, Numbers).
     `deterministic` makes a request's tokens and logits independent of what shares its batch. `threads` are torch's;
     0 leaves one core to HTTP and the gateway. `drain_s`: seconds that running requests get after SIGTERM.
     """
@@ -27,7 +29,7 @@ class WorkerSettings(BaseModel):
     served_name: str = ""
     host: str = "127.0.0.1"
     port: int = Field(default=8100, ge=0, le=65535)
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    dtype: Literal["bfloat16", "float32"] = "float32"
     device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
     kv_tokens: int = Field(default=32768, ge=PAGE)
     max_running: int = Field(default=16, ge=1)

@@ -27,6 +27,7 @@ class Stopped(Exception):
 
 
 FAIRGATE = (sys.executable, "-m", "fairgate")
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # $http_proxy does not know our programs
 _PR_SET_PDEATHSIG = 1
 _TIED = f"""
 import ctypes, os, sys
@@ -66,7 +67,7 @@ class Program:
             self.check()
             look()
             try:
-                with urllib.request.urlopen(url, timeout=2):
+                with _DIRECT.open(url, timeout=2):
                     return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.1)

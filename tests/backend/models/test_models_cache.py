@@ -60,6 +60,38 @@ def test_an_interrupted_conversion_leaves_nothing(
     assert ensure_smollm2(silent).is_dir()
 
 
+@pytest.mark.parametrize("place", ["a/file/below", "a/file"])
+def test_a_cache_that_cannot_be_written_says_where_else_it_may_lie(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent: Console
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/file").touch()  # stops root too, whom no permission does
+    monkeypatch.setenv("FAIRGATE_CACHE", str(tmp_path / place))
+    fake_conversion(monkeypatch)
+    with pytest.raises(LoadError, match=r"a/file.* cannot be written \(.+\); name another folder .* FAIRGATE_CACHE"):
+        ensure_smollm2(silent)
+
+
+def test_a_user_without_a_home_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FAIRGATE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(LoadError, match="no home for converted models; name a folder in FAIRGATE_CACHE"):
+        cache_root()
+
+
+def no_home() -> Path:
+    raise RuntimeError("Could not determine home directory.")
+
+
+def test_what_was_converted_may_be_read_by_every_user(monkeypatch: pytest.MonkeyPatch, silent: Console) -> None:
+    def convert_into(gguf: Path, folder: Path, step: models_cache.Steps, sampling: object) -> None:
+        (folder / "model.safetensors").touch(mode=0o600)
+
+    monkeypatch.setattr(models_cache, "_convert_into", convert_into)
+    assert (ensure_smollm2(silent) / "model.safetensors").stat().st_mode & 0o777 == 0o644
+
+
 def test_two_conversions_at_once_end_in_one_folder(monkeypatch: pytest.MonkeyPatch, silent: Console) -> None:
     def convert_into(gguf: Path, folder: Path, step: models_cache.Steps, sampling: object) -> None:
         (folder / "mine").touch()

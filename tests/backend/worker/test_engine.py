@@ -21,6 +21,7 @@ from backend.worker.errors import Overloaded
 from backend.worker.lora import AdapterStore
 from backend.worker.sampling import SamplingParams, sample
 
+from ...rounding import RowsShow
 from ..tiny import VOCAB
 
 
@@ -152,12 +153,17 @@ def test_outside_it_tokens_differ_only_where_the_best_two_are_within_rounding(
                 break  # from here on they continue different texts
 
 
-def test_the_fast_mode_is_not_deterministic(make_bench: MakeBench, adapters: list[Adapter]) -> None:
-    """The control: the comparison of logits above sees a difference where there is one."""
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_control_company_shows_without_the_deterministic_mode(
+    deterministic: bool, make_bench: MakeBench, adapters: list[Adapter]
+) -> None:
+    """If the fast mode passed here, the first test above would pass for the wrong reason."""
     requests = crowd(adapters)
-    mixed = play_all(make_bench(), requests)
-    alone = [play_all(make_bench(), [request]).logits[request.id][0] for request in requests]
-    assert not all(torch.equal(mixed.logits[request.id][0], row) for request, row in zip(requests, alone, strict=True))
+    with RowsShow():
+        mixed = play_all(make_bench(deterministic=deterministic), requests).logits
+        alone = [play_all(make_bench(deterministic=deterministic), [request]).logits for request in requests]
+    same = [torch.equal(mixed[request.id][0], row[request.id][0]) for request, row in zip(requests, alone, strict=True)]
+    assert all(same) == deterministic
 
 
 def test_both_modes_say_the_same(make_bench: MakeBench, decoder: Decoder) -> None:

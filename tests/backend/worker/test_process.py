@@ -43,7 +43,7 @@ async def started(folder: Path) -> AsyncIterator[tuple[asyncio.subprocess.Proces
 
 async def test_it_says_where_it_listens_and_ends_its_streams_before_it_ends(model_folder: Path) -> None:
     async with started(model_folder) as (process, lines), aiohttp.ClientSession() as http:
-        assert lines[0] == f"loading tiny from {model_folder} in bfloat16"
+        assert lines[0] == f"loading tiny from {model_folder} in float32"
         ready = re.fullmatch(
             r"worker ready on (http://127\.0\.0\.1:\d+) \(model tiny, KV tokens 1024, slots 16\)", lines[-1]
         )

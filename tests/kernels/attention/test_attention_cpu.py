@@ -10,6 +10,8 @@ from kernels import KernelError, paged_attention, plan_attention, write_pages
 from kernels.attention.reference import paged_attention_reference
 from kernels.cases import AttentionCase, attention_case
 
+from ...rounding import RowsShow
+
 LENGTHS = [(1, 1), (5, 70), (1, 130), (33, 33), (1, 129), (1, 190), (17, 100)]
 SHAPE = {"heads": 6, "kv_heads": 2, "dim": 32, "page_tokens": 16}
 SCALE = 0.2
@@ -57,12 +59,15 @@ def test_deterministic_tokens_depend_on_neither_company_nor_chunks(
         assert torch.equal(part, whole[first:last]), (first, last)
 
 
-def test_control_without_the_deterministic_mode_chunks_show() -> None:
-    """If this fails, the test above may pass for the wrong reason."""
-    case = attention_case([(150, 150)], dtype=torch.float32, **SHAPE)
-    plan = plan_attention([case.plan.page_table[0].tolist()], [1], [150], 16)
-    one = paged_attention(case.q[149:], case.keys, case.values, plan, scale=SCALE)
-    assert not torch.equal(one, attend(case)[149:])
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_control_chunks_show_without_the_deterministic_mode(deterministic: bool) -> None:
+    """If the fast mode passed here, the test above would pass for the wrong reason."""
+    case = attention_case([(150, 150)], dtype=torch.float32, deterministic=deterministic, **SHAPE)
+    table = case.plan.page_table[0].tolist()
+    plan = plan_attention([table], [1], [150], 16, deterministic=deterministic)
+    with RowsShow():
+        last = paged_attention(case.q[149:], case.keys, case.values, plan, scale=SCALE)
+        assert torch.equal(last, attend(case)[149:]) == deterministic
 
 
 def test_written_pages_are_read_back_and_others_left_alone() -> None:

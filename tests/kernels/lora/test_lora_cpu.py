@@ -18,6 +18,8 @@ from kernels.lora.masked import add_masked
 from kernels.lora.reference import lora_expand_reference, lora_shrink_reference
 from kernels.lora.tiles import add_tiles
 
+from ...rounding import RowsShow
+
 Add = Callable[[Tensor, Tensor, LoraWeights, BatchPlan], None]
 SHAPE = {"widths": (576, 192, 192), "in_width": 640}
 RANKS = (16, 8, 0, 3, 16, 33)
@@ -135,13 +137,15 @@ def test_deterministic_rows_do_not_depend_on_where_their_adapter_lies(dtype: tor
     assert all(torch.equal(out, found[0]) for out in found)
 
 
-def test_control_without_the_deterministic_mode_company_shows() -> None:
-    """If this fails, the test above may pass for the wrong reason."""
-    case = lora_case([0] * 64, ranks=(16,), dtype=torch.float32, **SHAPE)
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_control_company_shows_without_the_deterministic_mode(deterministic: bool) -> None:
+    """If the fast mode passed here, the test above would pass for the wrong reason."""
+    case = lora_case([0] * 64, ranks=(16,), dtype=torch.float32, deterministic=deterministic, **SHAPE)
     alone = case.out[:1].clone()
-    add_grouped(case.out, case.x, case.weights, case.plan)
-    add_grouped(alone, case.x[:1], case.weights, plan_batch([0]))
-    assert not torch.equal(alone, case.out[:1])
+    with RowsShow():
+        lora_add(case.out, case.x, case.weights, case.plan)
+        lora_add(alone, case.x[:1], case.weights, plan_batch([0], deterministic=deterministic))
+    assert torch.equal(alone, case.out[:1]) == deterministic
 
 
 def test_control_another_adapter_is_not_close() -> None:
