@@ -113,7 +113,7 @@ def least_margin(logits: Tensor) -> float:
 
 
 def test_it_says_what_transformers_says(reference: Reference, folder: Path) -> None:
-    assert WorkerConfig().dtype == "float32"
+    assert WorkerSettings().dtype == "float32"
     found = logits_along(reference, folder, torch.float32)
     torch.testing.assert_close(found, reference.logits, rtol=1e-3, atol=1e-3)
     assert least_margin(reference.logits) > CLEAR * float((found - reference.logits).abs().max())
