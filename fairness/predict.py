@@ -20,7 +20,7 @@ class Predictor(Protocol):
         """A ticket finished with `ticket.produced` output tokens."""
 
 
-class Configured:
+class Configured(Predictor):
     """A predictor that configuration can name: it describes itself.
 
     `form` is how a configuration writes it, `help` what it predicts. What its spec has after the colon is called
@@ -33,9 +33,9 @@ class Configured:
     argument: ClassVar[str] = ""
 
     @classmethod
-    def parse(cls, argument: str) -> ConfiguredPredictor | None:
-        """From what a spec has after the colon; None: it takes no such thing."""
-        raise NotImplementedError
+    def parse(cls, argument: str) -> Configured | None:
+        """From what a spec has after the colon, empty where there is none; None: it takes no such thing."""
+        return None if argument else cls()
 
     def wire(self) -> dict[str, object]:
         """What the machine in the store is told of it, for JSON: k outputs that are remembered, the quantile q."""
@@ -47,25 +47,12 @@ class Configured:
         return f"{self.kind}:{self.wire()[self.argument]}" if self.argument else self.kind
 
 
-class ConfiguredPredictor(Predictor, Protocol):
-    """One that `parse_predictor` makes."""
-
-    @property
-    def spec(self) -> str: ...
-
-    def wire(self) -> dict[str, object]: ...
-
-
 class NoPrediction(Configured):
     """Charge each token as it is seen, reserve only what is there."""
 
     kind: ClassVar[str] = "none"
     form: ClassVar[str] = "none"
     help: ClassVar[str] = "nothing is charged or reserved before it is seen"
-
-    @classmethod
-    def parse(cls, argument: str) -> ConfiguredPredictor | None:
-        return None if argument else cls()
 
     def predict(self, ticket: Ticket) -> int:
         return 0
@@ -112,10 +99,6 @@ class Ewma(Configured):
     form: ClassVar[str] = "ewma"
     help: ClassVar[str] = "of each tenant, a running average: (4 old + new) / 5"
 
-    @classmethod
-    def parse(cls, argument: str) -> ConfiguredPredictor | None:
-        return None if argument else cls()
-
     def __init__(self, start: float = 0.0, keep: int = 100_000) -> None:
         self._start = start
         self._mean: PerTenant[float] = PerTenant(keep)
@@ -142,13 +125,6 @@ class LastK(Configured):
     help: ClassVar[str] = "of each tenant, the mean of its last K outputs"
     argument: ClassVar[str] = "k"
 
-    @classmethod
-    def parse(cls, argument: str) -> ConfiguredPredictor | None:
-        return cls(int(argument)) if argument.isdecimal() and int(argument) > 0 else None
-
-    def wire(self) -> dict[str, object]:
-        return {**super().wire(), "k": self._k}
-
     def __init__(self, k: int = 5, keep: int = 100_000) -> None:
         self._k = k
         self._lengths: PerTenant[deque[int]] = PerTenant(keep)
@@ -167,6 +143,13 @@ class LastK(Configured):
         lengths.append(ticket.produced)
         self._lengths.put(ticket, lengths)
 
+    @classmethod
+    def parse(cls, argument: str) -> Configured | None:
+        return cls(int(argument)) if argument.isdecimal() and int(argument) > 0 else None
+
+    def wire(self) -> dict[str, object]:
+        return {**super().wire(), "k": self._k}
+
 
 class Quantile(LastK):
     """Per tenant, the smallest of the last `k` outputs that at least a part `q` of them did not exceed: a high
@@ -177,13 +160,6 @@ class Quantile(LastK):
     help: ClassVar[str] = "of each tenant, the length that a part Q of its last 20 outputs did not exceed"
     argument: ClassVar[str] = "q"
 
-    @classmethod
-    def parse(cls, argument: str) -> ConfiguredPredictor | None:
-        return Quantile(q) if (q := _part(argument)) else None
-
-    def wire(self) -> dict[str, object]:
-        return {**super().wire(), "q": self._q}
-
     def __init__(self, q: float = 0.9, k: int = 20, keep: int = 100_000) -> None:
         super().__init__(k, keep)
         self._q = q
@@ -191,13 +167,20 @@ class Quantile(LastK):
     def _summary(self, lengths: deque[int]) -> int:
         return sorted(lengths)[max(0, ceil(self._q * len(lengths)) - 1)]
 
+    @classmethod
+    def parse(cls, argument: str) -> Configured | None:
+        return Quantile(q) if (q := _part(argument)) else None
+
+    def wire(self) -> dict[str, object]:
+        return {**super().wire(), "q": self._q}
+
 
 PREDICTORS: dict[str, type[Configured]] = {
     predictor.kind: predictor for predictor in (NoPrediction, MaxTokens, Ewma, LastK, Quantile)
 }
 
 
-def parse_predictor(spec: str | Mapping[str, object]) -> ConfiguredPredictor:
+def parse_predictor(spec: str | Mapping[str, object]) -> Configured:
     """A predictor from its spec, `none`, `mean:5`... (each says its `form` and its `help`), or from its wire form.
 
     Raises ValueError that names the accepted forms.
