@@ -58,7 +58,7 @@ def reproduce(
         found.setdefault(item[:2], []).append(figures)
         if progress:
             progress(done / len(wanted))
-    return {key: _mean(runs) for key, runs in found.items()}
+    return {key: _mean(found[key]) for key in dict.fromkeys(item[:2] for item in wanted)}  # not as they got ready
 
 
 def _run(item: tuple[str, str, int]) -> Figures:
