@@ -14,7 +14,7 @@ from select import select
 from time import perf_counter
 from typing import NamedTuple
 
-from fairgate.topology.processes import ProcessError
+from fairgate.errors import ProcessError
 from loadgen.client.wire import COMPLETIONS
 
 _OK = b"HTTP/1.1 200"

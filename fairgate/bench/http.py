@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 from fairgate.bench.client import Answer, LoadClient, completion_request
+from fairgate.errors import ProcessError
 from fairgate.topology.fleet import MODEL, Fleet, FleetPlan
-from fairgate.topology.processes import ProcessError
 from fairgate.topology.stores import StoreServer
 from loadgen.client.live import Progress, quiet
 

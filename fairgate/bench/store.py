@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from redis import Redis
 
 from fairgate.bench.http import cpu_seconds, machine_seconds
-from fairgate.topology.processes import ProcessError
+from fairgate.errors import ProcessError
 from fairgate.topology.stores import StoreServer
 from gateway.config import parse_config
 from gateway.pools.shared.settings import settings_of

@@ -18,10 +18,10 @@ from typing import Any
 
 from rich.console import Console
 
+from fairgate.errors import ProcessError
 from fairgate.topology.front import nginx_conf, prometheus_yml
 from fairgate.topology.processes import (
     FAIRGATE,
-    ProcessError,
     Program,
     Stopped,
     free_port,

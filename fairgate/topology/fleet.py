@@ -16,7 +16,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
 
-from fairgate.topology.processes import FAIRGATE, ProcessError, Program, tied, write_config
+from fairgate.errors import ProcessError
+from fairgate.topology.processes import FAIRGATE, Program, tied, write_config
 from fairgate.topology.stores import StoreServer, find_servers, store_port
 from loadgen.client.live import Target
 from loadgen.client.wire import COMPLETIONS

@@ -17,9 +17,7 @@ from typing import Any
 
 import yaml
 
-
-class ProcessError(Exception):
-    """A program did not start, or ended by itself. The message is for the user."""
+from fairgate.errors import ProcessError
 
 
 class Stopped(Exception):

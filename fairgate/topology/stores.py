@@ -21,7 +21,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from fairgate.topology.processes import ProcessError, Program, free_port, tied
+from fairgate.errors import ProcessError
+from fairgate.topology.processes import Program, free_port, tied
 
 START_TIMEOUT_S = 20.0
 SLOTS = 16384

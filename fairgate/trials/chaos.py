@@ -21,8 +21,8 @@ from typing import Any
 import redis
 from rich.console import Console
 
+from fairgate.errors import ProcessError
 from fairgate.topology.fleet import CpuMeter, Fleet, FleetPlan
-from fairgate.topology.processes import ProcessError
 from fairgate.topology.stores import StoreServer
 from fairgate.trials.inspection import books_of, last_call, name_of, read_store, shares_without_sum, standing_of
 from fairgate.trials.promises import Promise, tell

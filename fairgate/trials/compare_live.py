@@ -12,15 +12,15 @@ from typing import Any
 
 from rich.console import Console
 
+from fairgate.errors import ProcessError
 from fairgate.progress import progress_bar
-from fairgate.topology.processes import ProcessError, free_port, running, write_config
+from fairgate.topology.processes import free_port, running, write_config
 from fairgate.topology.serve import DEMO_KEYS, START_TIMEOUT_S, demo_config
 from fairness import Weighted
 from loadgen.client.live import Target, run_load
 from loadgen.client.record import LoadRecord
 from loadgen.judge.measure import live_comparison, measure, saturation, steady_load
 from loadgen.judge.results import Comparison, Run
-from loadgen.workloads.catalogue import load_workload
 from loadgen.workloads.traces import Request
 
 MODEL = "smollm2"
@@ -59,17 +59,6 @@ class Plan:
     def load(self) -> tuple[Request, ...]:
         rates = {LIGHT: self.light_rate, HEAVY: 3 * self.light_rate}
         return steady_load(rates, self.seconds, INPUT_TOKENS, OUTPUT_TOKENS)
-
-
-def send_workload(target: Target, workload: str, seconds: float, time_scale: float) -> LoadRecord:
-    """A named workload or trace file over HTTP: what arrives in its first `seconds`, 0: all of it.
-
-    Raises LoadgenError for a workload, a target or a key that cannot be used.
-    """
-    known = load_workload(workload).stretched(time_scale)
-    load = [request for request in known.requests if not seconds or request.t_s < seconds]
-    with progress_bar() as progress:
-        return asyncio.run(run_load(target, load, progress=progress))
 
 
 def service_bound() -> float:

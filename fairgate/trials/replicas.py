@@ -19,8 +19,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from fairgate.errors import ProcessError
 from fairgate.topology.fleet import CpuMeter, Fleet, FleetPlan
-from fairgate.topology.processes import ProcessError
 from fairgate.trials.promises import Promise, tell
 from fairness import Weighted
 from loadgen.client.live import Progress, quiet, run_load

@@ -15,7 +15,7 @@ from fairgate.bench.report import commands, markdown, promises
 from fairgate.bench.shard_plan import CallCost, PoolLoad, largest_pool, least_busy, placed, shards_needed, simulate
 from fairgate.bench.shared import LOADS, BenchPlan, SharedBench, fit_cost, plan_shards
 from fairgate.bench.store import KEY, Driver, StoreCase, StoreFound, measure_store
-from fairgate.topology.processes import ProcessError
+from fairgate.errors import ProcessError
 from fairgate.topology.stores import SLOTS, StoreServer, find_servers
 from gateway.store.library import machine
 

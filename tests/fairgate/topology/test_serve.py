@@ -11,7 +11,8 @@ from importlib.util import find_spec
 import openai
 import pytest
 
-from fairgate.topology.processes import ProcessError, Program, free_port, running
+from fairgate.errors import ProcessError
+from fairgate.topology.processes import Program, free_port, running
 from fairgate.topology.serve import DEMO_KEYS, demo_config
 from gateway.config import parse_config, surprises
 

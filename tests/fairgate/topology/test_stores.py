@@ -8,7 +8,7 @@ import psutil
 import pytest
 import redis
 
-from fairgate.topology.processes import ProcessError
+from fairgate.errors import ProcessError
 from fairgate.topology.stores import StoreCluster, StoreServer, find_servers, store_port
 
 SERVERS = find_servers()

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from fairgate.errors import ProcessError
 from fairgate.topology.fleet import FleetPlan
-from fairgate.topology.processes import ProcessError
 from fairgate.trials.replicas import (
     BoundPlan,
     SharesPlan,
