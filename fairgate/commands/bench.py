@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fairgate.commands.extras import needing
-from fairgate.commands.options import TablesFile
+from fairgate.commands.options import TablesFile, one_of
 from fairgate.commands.output import write_text
 
 bench = typer.Typer(help="Measure what a part costs on this machine.", no_args_is_help=True)
@@ -39,16 +39,32 @@ def shared(
 
     from rich.console import Console
 
-    from fairgate.bench.report import markdown, promises
-    from fairgate.bench.shared import BenchPlan, run_bench
+    from fairgate.bench.shared import SharedPlan, bench_shared
+    from fairgate.bench.shared_report import markdown, promises
     from fairgate.progress import progress_bar
     from fairgate.trials.promises import tell
 
     with progress_bar() as progress, TemporaryDirectory(prefix="fairgate-bench-") as folder:
-        found = run_bench(BenchPlan(rounds, seconds), Path(folder), progress)
+        found = bench_shared(SharedPlan(rounds, seconds), Path(folder), progress)
     print(markdown(found))
     write_text(out, markdown(found))
     raise typer.Exit(not tell(promises(found), Console()))
+
+
+@bench.command()
+def relay(
+    rounds: Annotated[int, typer.Option(help="How often gateway and relay take their turns.", min=1)] = 3,
+    tenants: Annotated[int, typer.Option(help="Of the gateway; above 1 most requests queue.", min=1)] = 1,
+    out: TablesFile = None,
+) -> None:
+    """What the gateway costs: its processor time per request and per streamed event, beside a bare aiohttp relay's."""
+    from fairgate.bench.relay import RelayPlan, bench_relay, markdown
+    from fairgate.progress import progress_bar
+
+    with progress_bar() as progress:
+        tables = markdown(bench_relay(RelayPlan(rounds, tenants), progress))
+    print(tables)
+    write_text(out, tables + "\n")
 
 
 @bench.command()
@@ -59,3 +75,22 @@ def kernels(
     with needing("worker", "the kernels need"):
         from kernels.bench.report import main
     raise typer.Exit(main(out))
+
+
+@bench.command()
+def lora(
+    clock: Annotated[str, typer.Option(help="wall, or cpu for a machine that others use too.")] = "wall",
+    threads: Annotated[int, typer.Option(help="Compute threads; 0: as many as PyTorch takes.", min=0)] = 0,
+    repetitions: Annotated[int, typer.Option(help="Of each batch; the least time counts.", min=1)] = 15,
+    out: TablesFile = None,
+) -> None:
+    """What LoRA adds to a step on the CPU: bfloat16, the shapes of SmolLM2-135M, rank 16, 8 adapters."""
+    with needing("worker", "the kernels need"):
+        import torch
+
+        from kernels.bench.cpu import CLOCKS, run_all, table
+    one_of("--clock", clock, *CLOCKS)
+    torch.set_num_threads(threads or torch.get_num_threads())
+    tables = table(run_all(repetitions=repetitions, clock=CLOCKS[clock]))
+    print(tables)
+    write_text(out, tables + "\n")

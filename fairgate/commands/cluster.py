@@ -26,7 +26,8 @@ def cluster(
     What compose.yaml runs as containers, as processes of this machine. nginx and Prometheus take part where they are
     installed.
     """
-    from fairgate.topology.cluster import Plan, serve_cluster
+    from fairgate.topology.demo import cluster_plan, serve_cluster
 
     place = place_of(folder, "fairgate-cluster-")
-    raise typer.Exit(serve_cluster(Plan(place, gateways, workers, model, mock, port)))
+    plan = cluster_plan(place, gateways=gateways, workers=workers, model=model, mock=mock, port=port)
+    raise typer.Exit(serve_cluster(plan))

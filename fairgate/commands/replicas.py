@@ -42,7 +42,7 @@ def shares(
     from rich.console import Console
 
     from fairgate.progress import progress_bar
-    from fairgate.trials.replicas import SharesPlan, run_shares
+    from fairgate.trials.shares import SharesPlan, run_shares
 
     pair = two_numbers("--weights", weights)
     plans = [SharesPlan(number, seconds, pair, not control, tolerance) for number in counts("--replicas", replicas)]
@@ -73,7 +73,7 @@ def bound(
     from rich.console import Console
 
     from fairgate.progress import progress_bar
-    from fairgate.trials.replicas import BoundPlan, run_bound
+    from fairgate.trials.bound import BoundPlan, run_bound
     from fairness import parse_policy
 
     known = workload_of(workload, time_scale, seconds)

