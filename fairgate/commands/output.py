@@ -30,7 +30,8 @@ def write_report(comparisons: Sequence[Comparison], out: Path) -> None:
     from loadgen.report import page
 
     with progress_bar() as progress:
-        tell_report(page.write_report(comparisons, out, progress=progress))
+        written = page.write_report(comparisons, out, progress=progress)
+    tell_report(written)
 
 
 def tell_report(page: Path) -> None:

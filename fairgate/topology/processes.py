@@ -121,6 +121,15 @@ def stop_together(programs: Sequence[Program]) -> None:
         program.stop()
 
 
+def wait_until(ready: Callable[[], bool], what: str, timeout_s: float, every_s: float = 0.02) -> None:
+    """Return once `ready()` is true. Raises ProcessError that says what was waited for."""
+    deadline = time.monotonic() + timeout_s
+    while not ready():
+        if time.monotonic() > deadline:
+            raise ProcessError(f"waited {timeout_s:g} s for {what}")
+        time.sleep(every_s)
+
+
 def free_port(preferred: int = 0) -> int:
     """`preferred` when nobody listens there on the loopback, else a port the system picks."""
     for port in (preferred, 0):

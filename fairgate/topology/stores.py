@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import shutil
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from fairgate.errors import ProcessError
-from fairgate.topology.processes import Program, lasting_port, tied
+from fairgate.topology.processes import Program, lasting_port, tied, wait_until
 
 START_TIMEOUT_S = 20.0
 SLOTS = 16384
@@ -84,7 +83,8 @@ class StoreServer:
             command=tied([str(self.binary)]),
         )
         try:
-            _wait(self._answers, f"{self.binary.name} on port {self.port} to answer PING")
+            what = f"{self.binary.name} on port {self.port} to answer PING"
+            wait_until(self._answers, what, START_TIMEOUT_S)
         except ProcessError:
             self.kill()
             raise
@@ -128,7 +128,8 @@ class StoreServer:
     def replicate(self, primary: StoreServer) -> None:
         """Follow `primary`. Returns once everything it holds now is here. Raises ProcessError when that fails."""
         self.command("REPLICAOF", "127.0.0.1", primary.port)
-        _wait(lambda: self._in_step_with(primary), f"the replica on port {self.port} to be in step with its primary")
+        what = f"the replica on port {self.port} to be in step with its primary"
+        wait_until(lambda: self._in_step_with(primary), what, START_TIMEOUT_S)
 
     def promote(self) -> None:
         """REPLICAOF NO ONE: it takes writes, and stays as it is whatever its primary does from now on."""
@@ -214,7 +215,8 @@ class StoreCluster:
             begin, end = SLOTS * number // count, SLOTS * (number + 1) // count - 1
             node.command("CLUSTER ADDSLOTSRANGE", begin, end)
             node.command("CLUSTER MEET", "127.0.0.1", first.port, self._bus[0])
-        _wait(lambda: all(map(self._complete, self.nodes)), "the cluster to agree on its slots")
+        agree = "the cluster to agree on its slots"
+        wait_until(lambda: all(map(self._complete, self.nodes)), agree, START_TIMEOUT_S)
 
     def _complete(self, node: StoreServer) -> bool:
         info = node.command("CLUSTER INFO")
@@ -223,14 +225,6 @@ class StoreCluster:
 
 def _cluster_options(bus_port: int) -> tuple[str, ...]:
     return ("--cluster-enabled", "yes", "--cluster-port", str(bus_port), "--cluster-node-timeout", "2000")
-
-
-def _wait(ready: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while not ready():
-        if time.monotonic() > deadline:
-            raise ProcessError(f"waited {START_TIMEOUT_S:.0f} s for {what}")
-        time.sleep(0.02)
 
 
 def _on_path(name: str) -> Path | None:

@@ -14,8 +14,8 @@ from enum import StrEnum
 
 import redis
 
-from fairgate.errors import ProcessError
 from fairgate.topology.deployment import Deployment
+from fairgate.topology.processes import wait_until
 from fairgate.topology.stores import StoreServer
 from fairgate.trials.inspection import books_of, last_call, name_of, read_store, shares_without_sum, standing_of
 from fairgate.trials.verdicts import Death
@@ -94,7 +94,7 @@ class Faults:
         deployment, number = self._deployment, victim % len(self._deployment.plan.gateways)
         gateway = deployment.plan.gateways[number]
         url = deployment.url(gateway)
-        _until(lambda: standing_of(url) == "shared", f"gateway {number} to share the queue")
+        _wait(lambda: standing_of(url) == "shared", f"gateway {number} to share the queue")
         name = name_of(url)
         self._until_told(name, self._store_back_at)
         killed_at = time.time()
@@ -114,7 +114,7 @@ class Faults:
 
     def _call_after(self, name: str, since: float) -> float:
         """When a gateway calls the store for the first time after `since` (Unix time)."""
-        _until(lambda: last_call(self._store, name, LEASE_S) > since, f"{name} to call the store")
+        _wait(lambda: last_call(self._store, name, LEASE_S) > since, f"{name} to call the store")
         return last_call(self._store, name, LEASE_S)
 
     def _restart(self, *, keep: bool) -> str:
@@ -138,9 +138,5 @@ class Faults:
         return f" (engine {number})"
 
 
-def _until(ready: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + SETTLE_S
-    while not ready():
-        if time.monotonic() > deadline:
-            raise ProcessError(f"waited {SETTLE_S:g} s for {what}")
-        time.sleep(0.05)
+def _wait(ready: Callable[[], bool], what: str) -> None:
+    wait_until(ready, what, SETTLE_S, every_s=0.05)
