@@ -73,9 +73,9 @@ def bench_relay(plan: RelayPlan, progress: Progress = quiet) -> RelayFound:
     """Raises ProcessError when an answer is not what it should be."""
     costs: dict[str, list[Cost]] = {RELAY: [], GATEWAY: []}
     with (
-        server(start_engine) as engine,
-        server(start_relay, engine.port) as relay,
-        server(start_gateway, engine.port, plan.tenants) as gateway,
+        serving(start_engine) as engine,
+        serving(start_relay, engine.port) as relay,
+        serving(start_gateway, engine.port, plan.tenants) as gateway,
     ):
         for number in range(plan.rounds + 1):
             for name, measured, tenants in ((RELAY, relay, 1), (GATEWAY, gateway, plan.tenants)):
@@ -129,7 +129,7 @@ class Server(NamedTuple):
 
 
 @contextmanager
-def server(start: Start, engine: int = 0, tenants: int = 1) -> Iterator[Server]:
+def serving(start: Start, engine: int = 0, tenants: int = 1) -> Iterator[Server]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(start, engine, tenants, theirs), daemon=True)

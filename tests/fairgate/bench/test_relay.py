@@ -5,7 +5,7 @@ from typer.testing import CliRunner
 
 from fairgate import cli
 from fairgate.bench import relay
-from fairgate.bench.relay import Cost, RelayFound, RelayPlan, bench_relay, cost_of, markdown, server, start_engine
+from fairgate.bench.relay import Cost, RelayFound, RelayPlan, bench_relay, cost_of, markdown, serving, start_engine
 from fairgate.errors import ProcessError
 
 
@@ -18,7 +18,7 @@ def test_gateway_and_relay_are_measured_with_one_tenant_and_with_many():
 
 def test_a_wrong_answer_ends_it(monkeypatch):
     monkeypatch.setattr(relay, "EVENT", b"no event has this in it")
-    with server(start_engine) as engine, pytest.raises(ProcessError, match="one has 0 events; expected 1"):
+    with serving(start_engine) as engine, pytest.raises(ProcessError, match="one has 0 events; expected 1"):
         cost_of(engine, 1, 1)
 
 

@@ -2,12 +2,14 @@
 
 import json
 import os
+import sys
 import urllib.error
-import urllib.request
+from dataclasses import replace
 from urllib.request import Request, urlopen
 
 import psutil
 import pytest
+import yaml
 
 from fairgate.errors import ProcessError
 from fairgate.topology.deployment import Deployment
@@ -108,6 +110,50 @@ def test_a_member_that_does_not_come_up_is_named_with_its_last_words(tmp_path):
         Deployment(broken) as deployment,
     ):
         deployment.start()
+
+
+STAND_IN = """#!{python}
+import re, sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if self.path == "{ready}" else 404)
+        self.end_headers()
+
+told = " ".join(sys.argv) + Path("{config}").read_text()
+HTTPServer(("127.0.0.1", int(re.search(r"{address}:(\\d+)", told)[1])), Handler).serve_forever()
+"""
+
+
+def stand_in(place, **facts):
+    """A program that only listens where nginx, or Prometheus, would, and says that it is ready."""
+    place.write_text(STAND_IN.format(python=sys.executable, **facts))
+    place.chmod(0o755)
+    return str(place)
+
+
+def test_what_stands_around_the_gateways_is_told_of_them_and_waited_for(tmp_path):
+    folder = tmp_path / "run"
+    nginx = stand_in(tmp_path / "nginx", config=folder / "nginx.conf", ready="/readyz", address=r"listen 127\.0\.0\.1")
+    prometheus = stand_in(
+        tmp_path / "prometheus",
+        config=folder / "prometheus.yml",
+        ready="/-/ready",
+        address=r"web\.listen-address=127\.0\.0\.1",
+    )
+    around = replace(plan(folder, shared=False), nginx=nginx, prometheus=prometheus)
+    said = []
+    with Deployment(around, said.append) as deployment:
+        pids = deployment.start().pids
+        assert {"front", "prometheus"} <= set(pids)
+        gateways = [url.removeprefix("http://") for url in deployment.gateway_urls]
+        assert all(f"server {address} " in (folder / "nginx.conf").read_text() for address in gateways)
+        jobs = yaml.safe_load((folder / "prometheus.yml").read_text())["scrape_configs"]
+        assert jobs[0]["static_configs"] == [{"targets": gateways}]
+    assert said[1:3] == ["starting nginx", "starting Prometheus"]
+    assert not [pid for pid in pids.values() if psutil.pid_exists(pid)]
 
 
 @pytest.mark.skipif(not os.path.exists("/proc"), reason="children that die with their parent are a feature of Linux")
