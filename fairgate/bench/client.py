@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import random
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import cycle
+from math import inf
 from select import select
 from time import perf_counter
 from typing import NamedTuple
 
-from fairgate.topology.processes import ProcessError
+from fairgate.errors import ProcessError
 from loadgen.client.wire import COMPLETIONS
 
 _OK = b"HTTP/1.1 200"
@@ -25,16 +26,25 @@ SELECT_MOST = 1000  # select(2) takes descriptors below 1024
 
 
 class Answer(NamedTuple):
-    """Seconds on the clock of `perf_counter`: when a request was due, was sent, had its first byte, and its last."""
+    """Seconds on the clock of `perf_counter`: when a request was due, was sent, had its first byte, and its last. And
+    how many events it had of those that were to be counted."""
 
     due: float
     sent: float
     first: float
     end: float
+    events: int
+
+
+def post(path: str, key: str, body: Mapping[str, object]) -> bytes:
+    """A request as it goes over the wire, head and body."""
+    data = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {key}\r\nContent-Length: {len(data)}\r\n"
+    return head.encode() + b"\r\n" + data
 
 
 def completion_request(model: str, key: str, tenant: str, input_tokens: int, output_tokens: int) -> bytes:
-    """A streaming request for the mock engine, head and body."""
+    """A streaming request for the mock engine."""
     body = {
         "model": model,
         "prompt": "tok " * input_tokens,
@@ -42,17 +52,14 @@ def completion_request(model: str, key: str, tenant: str, input_tokens: int, out
         "max_tokens": output_tokens,
         "stream": True,
     }
-    data = json.dumps(body).encode()
-    head = (
-        f"POST {COMPLETIONS} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {key}\r\nContent-Length: {len(data)}\r\n"
-    )
-    return head.encode() + b"\r\n" + data
+    return post(COMPLETIONS, key, body)
 
 
 class _Wire:
     """One connection, one request at a time."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, event: bytes) -> None:
+        self._event = event
         self.socket = socket.create_connection(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._got = b""
@@ -74,35 +81,41 @@ class _Wire:
         self._got += data
         if self._got.endswith(_END) and self._got.startswith(_OK):
             if self._got.endswith(_WHOLE):
-                return Answer(self._due, self._sent, self._first, now)
+                return Answer(self._due, self._sent, self._first, now, self._got.count(self._event))
         elif data and self._got.startswith(_OK[: len(self._got)]):
             return None
-        raise ProcessError(f"the gateway answered {self._got[-300:]!r}; expected a stream that ends in [DONE]")
+        raise ProcessError(f"the server answered {self._got[-300:]!r}; expected a stream that ends in [DONE]")
 
 
 class LoadClient:
-    """`connections` to the gateways at `ports`, evenly. Requests are taken from `requests` in turn. Close it after
-    use. Raises ProcessError when an answer is not a whole stream."""
+    """`connections` to the servers at `ports`, evenly. Requests are taken from `requests` in turn. `event`: what the
+    events have in them that are to be counted. Close it after use. Raises ProcessError when an answer is not a whole
+    stream."""
 
-    def __init__(self, ports: Sequence[int], requests: Sequence[bytes], connections: int) -> None:
+    def __init__(
+        self, ports: Sequence[int], requests: Sequence[bytes], connections: int, event: bytes = b"data: {"
+    ) -> None:
         if connections > SELECT_MOST:
             raise ProcessError(f"{connections} connections; expected at most {SELECT_MOST}")
         self._requests: Iterator[bytes] = cycle(requests)
-        self._idle = [_Wire(port) for port, _ in zip(cycle(ports), range(connections), strict=False)]
+        self._idle = [_Wire(port, event) for port, _ in zip(cycle(ports), range(connections), strict=False)]
         self._busy: set[_Wire] = set()
 
     def close(self) -> None:
         for wire in (*self._idle, *self._busy):
             wire.socket.close()
 
-    def closed_loop(self, seconds: float) -> list[Answer]:
-        """Every connection asks again as soon as it is answered, for so long; then all answers are awaited."""
-        until = perf_counter() + seconds
+    def closed_loop(self, seconds: float = inf, requests: float = inf) -> list[Answer]:
+        """Every connection asks again as soon as it is answered, for so long or until there were so many requests, one
+        on each connection at the least; then all answers are awaited."""
+        until, left = perf_counter() + seconds, requests - len(self._idle)
         answers: list[Answer] = []
 
         def again(answer: Answer) -> None:
+            nonlocal left
             answers.append(answer)
-            if answer.end < until:
+            if answer.end < until and left > 0:
+                left -= 1
                 self._ask(answer.end)
 
         while self._idle:

@@ -8,9 +8,8 @@ than the requests a second.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -19,8 +18,11 @@ from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 from fairgate.bench.client import Answer, LoadClient, completion_request
-from fairgate.topology.fleet import MODEL, Fleet, FleetPlan
-from fairgate.topology.processes import ProcessError
+from fairgate.bench.rounds import percentile, quieter_half
+from fairgate.topology.cpu_time import CpuTime
+from fairgate.topology.deployment import Deployment
+from fairgate.topology.plan import MockEngine, Plan, mock_plan
+from fairgate.topology.settings import key_of
 from fairgate.topology.stores import StoreServer
 from loadgen.progress import Progress, quiet
 
@@ -31,6 +33,7 @@ OPEN_CONNECTIONS = 400  # enough that arrivals find one idle
 SENT_BY_CLIENTS = ("fcall", "xread", "exists", "hello", "ping", "function|load", "client|setinfo", "info")
 """Commands that functions of ours never call. GET is sent once a join, but called inside at every call."""
 WARM_UP_S = 0.5
+OWN, SHARED = "own", "shared"  # modes
 
 
 class StoreCounts(NamedTuple):
@@ -52,9 +55,9 @@ class Cpu(NamedTuple):
 
 @dataclass(frozen=True)
 class Lap:
-    """One load on one fleet, and what it took. `first_ms`: from when a request was due to the first byte of its answer;
-    `queued_ms`: of that in the gateway's queue, by its own account, on average; `late_ms`: how much later than due the
-    client sent 99 of 100 requests; `others`: cores that were busy with anything but this fleet and its load."""
+    """One load on one deployment, and what it took. `first_ms`: from when a request was due to the first byte of its
+    answer; `queued_ms`: of that in the gateway's queue, by its own account, on average; `late_ms`: how much later than
+    due the client sent 99 of 100 requests; `others`: cores that were busy with anything but deployment and client."""
 
     requests: int
     wall_s: float
@@ -80,7 +83,7 @@ class Lap:
 
 @dataclass(frozen=True)
 class HttpCase:
-    """A load that fleets are to carry in turns. `rate` 0: a closed loop over `connections`. `slots` of the engine,
+    """A load that deployments are to carry in turns. `rate` 0: a closed loop over `connections`. `slots` of the engine,
     whose steps take `step_s`; `output_tokens` of each request, one a step. `own`: compare with queues of their own."""
 
     name: str
@@ -92,16 +95,10 @@ class HttpCase:
     step_s: float = 0.001
     own: bool = True
 
-    def fleet(self, folder: Path, shared: bool) -> FleetPlan:
-        return FleetPlan(
-            folder / ("shared" if shared else "own"),
-            dict.fromkeys(TENANTS, 1.0),
-            self.gateways,
-            slots=self.slots,
-            kv_tokens=self.slots * 1000,
-            step_s=self.step_s,
-            shared=shared,
-        )
+    def deployment(self, folder: Path, mode: str) -> Plan:
+        engine = MockEngine(self.slots, self.slots * 1000, self.step_s)
+        weights = dict.fromkeys(TENANTS, 1.0)
+        return mock_plan(folder / mode, weights, self.gateways, engine=engine, shared=mode == SHARED)
 
 
 @dataclass(frozen=True)
@@ -124,65 +121,64 @@ class HttpFound:
         return median(figure(shared) / figure(own) for own, shared in self._rounds())
 
     def _rounds(self) -> Iterator[tuple[Lap, Lap]]:
-        return zip(self.laps["own"], self.laps["shared"], strict=True)
+        return zip(self.laps[OWN], self.laps[SHARED], strict=True)
 
 
 def measure_http(case: HttpCase, folder: Path, rounds: int, seconds: float, progress: Progress = quiet) -> HttpFound:
     """Raises ProcessError when a program does not come up, or an answer is not what it should be."""
-    modes = ("own", "shared") if case.own else ("shared",)
+    modes = (OWN, SHARED) if case.own else (SHARED,)
     with ExitStack() as stack:
         progress(f"{case.name}: starting gateways", 0.0)
-        tracks = {mode: Track(case, stack.enter_context(Fleet(case.fleet(folder, mode == "shared")))) for mode in modes}
-        for track in tracks.values():
-            stack.callback(track.close)
-            track.lap(WARM_UP_S, seed=0)
+        tracks: dict[str, Track] = {}
+        for mode in modes:
+            deployment = stack.enter_context(Deployment(case.deployment(folder, mode)))
+            tracks[mode] = stack.enter_context(closing(Track(case, deployment.start())))
+            tracks[mode].lap(WARM_UP_S, seed=0)
         laps: dict[str, list[Lap]] = {mode: [] for mode in modes}
         for number in range(rounds):
             for mode in modes[:: 1 if number % 2 else -1]:
                 progress(f"{case.name}: {mode}, round {number + 1} of {rounds}", number / rounds)
                 laps[mode].append(tracks[mode].lap(seconds, seed=1 + number))
-    return HttpFound(case, quieter_half(laps))
+    return HttpFound(case, quieter_rounds(laps))
 
 
-def quieter_half(laps: Mapping[str, Sequence[Lap]]) -> dict[str, list[Lap]]:
-    """Rounds are kept or dropped whole, by what others did meanwhile, never by their own figures."""
-    rounds = sorted(zip(*laps.values(), strict=True), key=lambda found: sum(lap.others for lap in found))
-    kept = rounds[: (len(rounds) + 1) // 2]
+def quieter_rounds(laps: Mapping[str, Sequence[Lap]]) -> dict[str, list[Lap]]:
+    """Half of the rounds, each whole."""
+    kept = quieter_half(zip(*laps.values(), strict=True), lambda found: sum(lap.others for lap in found))
     return {mode: [found[place] for found in kept] for place, mode in enumerate(laps)}
 
 
 class Track:
-    """A fleet, and connections to it."""
+    """A deployment, and connections to it."""
 
-    def __init__(self, case: HttpCase, fleet: Fleet) -> None:
+    def __init__(self, case: HttpCase, deployment: Deployment) -> None:
         self._case = case
-        self._fleet = fleet
-        keys = fleet.target({}, drain_s=1.0).keys
+        self._deployment = deployment
+        model = deployment.plan.engine.served_name
         requests = [
-            completion_request(MODEL, keys[tenant], tenant, INPUT_TOKENS, case.output_tokens) for tenant in TENANTS
+            completion_request(model, key_of(tenant), tenant, INPUT_TOKENS, case.output_tokens) for tenant in TENANTS
         ]
-        ports = [urlsplit(url).port or 0 for url in fleet.urls]
+        ports = [urlsplit(url).port or 0 for url in deployment.gateway_urls]
         self._client = LoadClient(ports, requests, OPEN_CONNECTIONS if case.rate else case.connections)
 
     def close(self) -> None:
         self._client.close()
 
     def lap(self, seconds: float, seed: int) -> Lap:
-        store, queued = self._fleet.store, self._queued()
-        counts, machine, cpu, began = counts_of(store), machine_seconds(), self._cpu(), time.perf_counter()
+        store, queued = self._deployment.store, self._queued()
+        counts, cpu = counts_of(store), self._cpu_time()
         answers = self._load(seconds, seed)
-        wall, spent, all_spent, counted = time.perf_counter() - began, self._cpu(), machine_seconds(), counts_of(store)
-        used = Cpu(*(after - before for after, before in zip(spent, cpu, strict=True)))
+        spent, counted = cpu.spent(), counts_of(store)
         seconds_queued, turns = (after - before for after, before in zip(self._queued(), queued, strict=True))
         return Lap(
             len(answers),
-            wall,
-            used,
+            spent.wall_s,
+            Cpu(**spent.cpu_s),
             StoreCounts(*(after - before for after, before in zip(counted, counts, strict=True))),
             [1e3 * (answer.first - answer.due) for answer in answers],
             1e3 * seconds_queued / turns,
             1e3 * percentile([answer.sent - answer.due for answer in answers], 0.99),
-            max(0.0, all_spent - machine - sum(used)) / wall,
+            spent.others,
         )
 
     def _load(self, seconds: float, seed: int) -> list[Answer]:
@@ -192,7 +188,7 @@ class Track:
 
     def _queued(self) -> tuple[float, float]:
         """Seconds that requests waited for their turns so far, and how many turns those were."""
-        pages = [urlopen(f"{url}/metrics", timeout=10).read().decode() for url in self._fleet.urls]
+        pages = [urlopen(f"{url}/metrics", timeout=10).read().decode() for url in self._deployment.gateway_urls]
         lines = [line for page in pages for line in page.splitlines()]
         sums = (f"fairgate_queue_seconds_{what}" for what in ("sum", "count"))
         waited, turns = (
@@ -200,12 +196,11 @@ class Track:
         )
         return waited, turns
 
-    def _cpu(self) -> Cpu:
-        fleet = self._fleet
-        gateways = sum(cpu_seconds(program.process.pid) for program in fleet.gateways)
-        engines = sum(cpu_seconds(program.process.pid) for program in fleet.engines)
-        store = cpu_seconds(fleet.store.pid) if fleet.store else 0.0
-        return Cpu(gateways, engines, store, time.process_time())
+    def _cpu_time(self) -> CpuTime:
+        plan, pids = self._deployment.plan, self._deployment.pids
+        gateways, engines = ([pids[name] for name in names] for names in (plan.gateways, plan.workers))
+        store = [pids["store"]] if "store" in pids else []
+        return CpuTime(gateways=gateways, engines=engines, store=store, client=[os.getpid()])
 
 
 def counts_of(store: StoreServer | None) -> StoreCounts:
@@ -217,25 +212,3 @@ def counts_of(store: StoreServer | None) -> StoreCounts:
     return StoreCounts(
         outside, sum(calls.values()) - outside, info["total_net_input_bytes"] + info["total_net_output_bytes"]
     )
-
-
-def cpu_seconds(pid: int) -> float:
-    """What a process has used, in user and kernel mode. Linux only (proc(5)). Raises ProcessError."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError as error:
-        raise ProcessError(f"processor time of process {pid}: {error}; this benchmark needs Linux") from None
-    user, system = stat.rpartition(")")[2].split()[11:13]
-    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
-
-
-def machine_seconds() -> float:
-    """What all cores together have been busy. Linux only (proc(5))."""
-    user, nice, system, _, _, irq, softirq, steal = Path("/proc/stat").read_text().split()[1:9]
-    return sum(map(int, (user, nice, system, irq, softirq, steal))) / os.sysconf("SC_CLK_TCK")
-
-
-def percentile(values: Sequence[float], part: float) -> float:
-    """The value that `part` of all do not exceed (nearest rank)."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(part * len(ordered)))]

@@ -1,47 +1,160 @@
-"""What the gateway costs, as ratios to the barest relay that aiohttp allows, measured in one run.
+"""`fairgate bench relay`: what the gateway costs, as ratios to the barest relay that aiohttp allows, in one run.
 
-    python fairgate/bench/relay.py [--rounds N]
-
-Engine, relay, gateway and load run as processes of their own; compared is the CPU time of relay and gateway under the
+Engine, relay and gateway run as processes of their own; compared is the processor time of relay and gateway under the
 same load, in turns. The bare relay (aiohttp server, `ClientSession` towards the engine) passes bytes on: no keys, no
-queue, no metering. Two loads: `request` is short answers one after the other on 32 connections, `event` 100 streams at
-once whose events come 20 ms apart. With `--tenants N` the gateway serves that many tenants and most requests queue.
+queue, no metering. Two loads: a request is short answers one after the other on 32 connections, an event 100 streams at
+once whose events come 20 ms apart. With many tenants most requests queue in the gateway.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import logging
 import multiprocessing
 import os
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from hashlib import sha256
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple, cast
+from statistics import median
+from typing import NamedTuple, cast
 
 import aiohttp
 import uvloop
 from aiohttp import web
 
+from fairgate.bench.client import LoadClient, post
+from fairgate.bench.rounds import table
+from fairgate.errors import ProcessError
+from fairgate.topology.cpu_time import CpuTime
 from gateway.app import build
 from gateway.config.load import parse_config
+from loadgen.client.wire import CHAT
+from loadgen.progress import Progress, quiet
 
-PATH = "/v1/chat/completions"
 GAP = 0.02
 CONNECTIONS = 32
 STREAMS = 100
 EVENTS_PER_STREAM = 50
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+EVENT = b'"content":"word "'  # what every token's event has in it
+RELAY, GATEWAY = "relay", "gateway"
+
+
+@dataclass(frozen=True)
+class RelayPlan:
+    """In each of `rounds`, and one before them for warmth, `requests` on each connection. `tenants` of the gateway."""
+
+    rounds: int = 3
+    tenants: int = 1
+    requests: int = 60
 
 
 class Cost(NamedTuple):
-    """Microseconds of CPU time."""
+    """Microseconds of processor time."""
 
     request: float
     event: float
+
+
+@dataclass(frozen=True)
+class RelayFound:
+    """Of the gateway and of the bare relay: one cost in each round."""
+
+    costs: Mapping[str, Sequence[Cost]]
+
+    def middle(self, name: str) -> Cost:
+        return Cost(*map(median, zip(*self.costs[name], strict=True)))
+
+
+def bench_relay(plan: RelayPlan, progress: Progress = quiet) -> RelayFound:
+    """Raises ProcessError when an answer is not what it should be."""
+    costs: dict[str, list[Cost]] = {RELAY: [], GATEWAY: []}
+    with (
+        serving(start_engine) as engine,
+        serving(start_relay, engine.port) as relay,
+        serving(start_gateway, engine.port, plan.tenants) as gateway,
+    ):
+        for number in range(plan.rounds + 1):
+            for name, measured, tenants in ((RELAY, relay, 1), (GATEWAY, gateway, plan.tenants)):
+                progress(f"{name}, round {number} of {plan.rounds}", number / (plan.rounds + 1))
+                costs[name].append(cost_of(measured, tenants, plan.requests))
+    return RelayFound({name: found[1:] for name, found in costs.items()})
+
+
+def markdown(found: RelayFound) -> str:
+    """The figures as a table."""
+    ours, bare = found.middle(GATEWAY), found.middle(RELAY)
+    rows = [
+        [f"per {what}", f"{own:.1f}", f"{least:.1f}", f"{own / least:.2f}"]
+        for what, own, least in zip(Cost._fields, ours, bare, strict=True)
+    ]
+    return table(["processor time", "gateway, us", "bare relay, us", "ratio"], rows)
+
+
+# -- the load ------------------------------------------------------------------------------------------------------
+
+
+def cost_of(server: Server, tenants: int, times: int) -> Cost:
+    request = _spent_us(server, tenants, CONNECTIONS, 1, CONNECTIONS * times) / (CONNECTIONS * times)
+    streams = _spent_us(server, tenants, STREAMS, EVENTS_PER_STREAM, STREAMS)
+    return Cost(request, max(0.0, streams - STREAMS * request) / (STREAMS * (EVENTS_PER_STREAM - 1)))
+
+
+def _spent_us(server: Server, tenants: int, connections: int, tokens: int, requests: int) -> float:
+    cpu = CpuTime(server=[server.pid])
+    asked = [_request(f"key-{number}", tokens) for number in range(tenants)]
+    with closing(LoadClient([server.port], asked, connections, EVENT)) as client:
+        answers = client.closed_loop(requests=requests)
+    if wrong := [answer for answer in answers if answer.events != tokens]:
+        raise ProcessError(f"{len(wrong)} answers are wrong, one has {wrong[0].events} events; expected {tokens}")
+    return 1e6 * cpu.spent().cpu_s["server"]
+
+
+def _request(key: str, tokens: int) -> bytes:
+    messages = [{"role": "user", "content": "hello there"}]
+    return post(CHAT, key, {"model": "m", "messages": messages, "stream": True, "max_tokens": tokens})
+
+
+# -- a server as a process -----------------------------------------------------------------------------------------
+
+Start = Callable[[int, int], Awaitable[int]]  # of the engine's port and a number of tenants; returns its own port
+
+
+class Server(NamedTuple):
+    pid: int
+    port: int
+
+
+@contextmanager
+def serving(start: Start, engine: int = 0, tenants: int = 1) -> Iterator[Server]:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(start, engine, tenants, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        yield Server(process.pid or 0, ours.recv())
+    finally:
+        ours.close()
+        process.join(5)
+
+
+def _serve(start: Start, engine: int, tenants: int, pipe: Connection) -> None:
+    """Tells its port, and ends when nobody holds the other end of the pipe."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        pipe.send(await start(engine, tenants))
+        over = asyncio.Event()
+        loop.add_reader(pipe.fileno(), over.set)
+        await over.wait()
+        os._exit(0)  # nothing is left to say, and open connections need no farewell
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
 
 
 # -- the engine: as cheap as Python allows, every event in a write of its own --------------------------------------
@@ -136,112 +249,3 @@ async def start_gateway(engine: int, tenants: int) -> int:
     while not gateway.ready():  # noqa: ASYNC110 - there is no event to wait on
         await asyncio.sleep(0.01)
     return gateway.port
-
-
-def serve(start: Callable[[int, int], Awaitable[int]], engine: int, tenants: int, pipe: Connection) -> None:
-    """A process: tells its port, then its CPU seconds whenever it is asked."""
-
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        pipe.send(await start(engine, tenants))
-        over = loop.create_future()
-
-        def asked() -> None:
-            if pipe.recv():
-                pipe.send(time.process_time())
-            else:
-                over.set_result(None)
-
-        loop.add_reader(pipe.fileno(), asked)
-        await over
-        os._exit(0)  # nothing is left to say, and open connections need no farewell
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main())
-
-
-class Process:
-    def __init__(self, start: Callable[[int, int], Awaitable[int]], engine: int = 0, tenants: int = 1) -> None:
-        self._pipe, theirs = multiprocessing.Pipe()
-        self._process = multiprocessing.Process(target=serve, args=(start, engine, tenants, theirs), daemon=True)
-        self._process.start()
-        self.port: int = self._pipe.recv()
-
-    def cpu(self) -> float:
-        self._pipe.send(True)
-        return float(self._pipe.recv())
-
-    def stop(self) -> None:
-        self._pipe.send(False)
-        self._process.join(5)
-
-
-# -- the load ------------------------------------------------------------------------------------------------------
-
-
-async def ask(port: int, tokens: int, times: int, key: int) -> None:
-    """Send the same request `times` times over one connection."""
-    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hello there"}], "stream": True,
-                       "max_tokens": tokens}).encode()  # fmt: skip
-    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer key-{key}\r\nContent-Length: {len(body)}\r\n\r\n"
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    for _ in range(times):
-        writer.write(head.encode() + body)
-        answer = await reader.readuntil(b"\r\n0\r\n\r\n")
-        if answer.count(b'"content":"word "') != tokens or b"[DONE]" not in answer:
-            raise RuntimeError(f"an answer is wrong: {answer[:200]!r}")
-    writer.close()
-    await writer.wait_closed()
-
-
-async def load(port: int, connections: int, tokens: int, times: int, tenants: int) -> None:
-    await asyncio.gather(*(ask(port, tokens, times, i % tenants) for i in range(connections)))
-
-
-def cost(process: Process, tenants: int) -> Cost:
-    times = 60
-
-    def run(connections: int, tokens: int, times: int) -> float:
-        before = process.cpu()
-        uvloop.run(load(process.port, connections, tokens, times, tenants))
-        return (process.cpu() - before) * 1e6
-
-    request = run(CONNECTIONS, 1, times) / (CONNECTIONS * times)
-    streams = run(STREAMS, EVENTS_PER_STREAM, 1)
-    return Cost(request, max(0.0, streams - STREAMS * request) / (STREAMS * (EVENTS_PER_STREAM - 1)))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="CPU time of the gateway against a bare aiohttp relay.")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--tenants", type=int, default=1)
-    asked = parser.parse_args()
-    engine = Process(start_engine)
-    compared = {
-        "relay": Process(start_relay, engine.port),
-        "gateway": Process(start_gateway, engine.port, asked.tenants),
-    }
-    costs: dict[str, list[Cost]] = {name: [] for name in compared}
-    for number in range(-1, asked.rounds):
-        for name, process in compared.items():
-            measured = cost(process, asked.tenants if name == "gateway" else 1)
-            if number >= 0:  # the first round warms up
-                costs[name].append(measured)
-            print(f"{name:8} {measured.request:7.1f} us a request {measured.event:6.1f} us an event", flush=True)
-    report(costs)
-    for process in (*compared.values(), engine):
-        process.stop()
-
-
-def report(costs: dict[str, list[Cost]]) -> None:
-    def middle(values: list[Any]) -> float:
-        return float(sorted(values)[len(values) // 2])
-
-    for field in Cost._fields:
-        ours, bare = (middle([getattr(each, field) for each in costs[name]]) for name in ("gateway", "relay"))
-        print(f"per {field}: gateway {ours:.1f} us, bare relay {bare:.1f} us, ratio {ours / bare:.2f}")
-
-
-if __name__ == "__main__":
-    multiprocessing.set_start_method("spawn")
-    main()

@@ -15,6 +15,7 @@ from itertools import count, cycle
 from time import perf_counter, process_time
 from typing import NamedTuple
 
+from fairgate.bench.rounds import table
 from fairness import Auditor, Crossing, Scheduler, Ticket, Weighted, Worker, WorkerRoom, parse_policy
 
 OUTPUTS = 10
@@ -79,11 +80,10 @@ def bench_scheduler(progress: Progress | None = None, *, large: bool = False) ->
 
 def markdown(speeds: list[Speed], memory: Memory) -> str:
     """The figures as a table."""
-    lines = ["| tenants known | waiting | cycles/s | us a cycle |", "|--:|--:|--:|--:|"]
-    lines += [f"| {s.known:,} | {s.waiting:,} | {s.cycles_per_s:,.0f} | {s.us_per_cycle:.1f} |" for s in speeds]
+    rows = [[f"{s.known:,}", f"{s.waiting:,}", f"{s.cycles_per_s:,.0f}", f"{s.us_per_cycle:.1f}"] for s in speeds]
     tenant, request = f"{memory.per_waiting_tenant:,.0f}", f"{memory.per_waiting_request:,.0f}"
-    lines += ["", f"{tenant} bytes for a tenant that waits with one request, {request} bytes for each further request."]
-    return "\n".join(lines)
+    held = f"{tenant} bytes for a tenant that waits with one request, {request} bytes for each further request."
+    return f"{table(['tenants known', 'waiting', 'cycles/s', 'us a cycle'], rows)}\n\n{held}"
 
 
 # -- inside --------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from random import Random
 
 from redis.crc import key_slot
 
+from fairgate.bench.rounds import percentile
 from fairgate.topology.stores import SLOTS
 
 WARM_UP_S = 0.5
@@ -70,7 +71,7 @@ class Simulated:
     calls: float
 
     def added_ms(self, part: float) -> float:
-        return 1e3 * self.added_s[min(len(self.added_s) - 1, int(part * len(self.added_s)))]
+        return 1e3 * percentile(self.added_s, part)
 
 
 def placed(pools: int, shards: int, *, evenly: bool) -> list[int]:

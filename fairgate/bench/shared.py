@@ -1,6 +1,6 @@
 """`fairgate bench shared`: what one queue over many gateways costs, what a shard carries, and how many are needed.
 
-Three parts: over HTTP (bench_http), the store alone (bench_store), and, from what that costs, a simulation of many
+Three parts: over HTTP (http.py), the store alone (store.py), and, from what that costs, a simulation of many
 pools over shards (shard_plan).
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 from fairgate.bench.http import HttpCase, HttpFound, measure_http
 from fairgate.bench.shard_plan import CallCost, PoolLoad, Simulated, largest_pool, shards_needed
 from fairgate.bench.store import StoreCase, StoreFound, measure_store
-from fairgate.topology.stores import StoreServer, find_servers
+from fairgate.topology.stores import StoreServer, store_binary
 from loadgen.progress import Progress, quiet
 
 MOST_COMMANDS = 4.0  # per request
@@ -40,7 +40,7 @@ LOADS = {
 
 
 @dataclass(frozen=True)
-class BenchPlan:
+class SharedPlan:
     """`seconds` of each measurement, of which each mode or case has one in each of `rounds`. `pools` of the plan."""
 
     rounds: int = 10
@@ -48,7 +48,7 @@ class BenchPlan:
     pools: int = POOLS
 
 
-class Planned(NamedTuple):
+class ShardsTried(NamedTuple):
     """Shards that were tried for a load until they were enough, with the pools placed `evenly` or by hash."""
 
     name: str
@@ -57,10 +57,10 @@ class Planned(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SharedBench:
+class SharedFound:
     """What was found. `largest`: for each load, the most that one pool carries, since it is on one shard."""
 
-    plan: BenchPlan
+    plan: SharedPlan
     server: str
     load_average: tuple[float, float]
     http: Sequence[HttpFound]
@@ -68,16 +68,15 @@ class SharedBench:
     reported: Sequence[StoreFound]
     depths: Sequence[StoreFound]
     cost: CallCost
-    plans: Sequence[Planned]
+    plans: Sequence[ShardsTried]
     largest: Mapping[str, tuple[PoolLoad, Simulated]]
 
 
-def run_bench(plan: BenchPlan, folder: Path, progress: Progress = quiet) -> SharedBench:
+def bench_shared(plan: SharedPlan, folder: Path, progress: Progress = quiet) -> SharedFound:
     """Raises ProcessError when a program does not come up or answers wrongly."""
     before = os.getloadavg()[0]
     http = measure_all_http(plan, folder, progress)
-    binary = next(iter(find_servers().values()))  # there is one: the gateways were on it
-    with StoreServer(binary, folder / "store-alone") as server:
+    with StoreServer(store_binary(), folder / "store-alone") as server:
         cases = (*BATCHES, *REPORTED, *DEPTHS)
         version = _version(server)
         found = measure_store(server, cases, max(1, plan.rounds // 2), plan.seconds / 2, progress)
@@ -87,7 +86,7 @@ def run_bench(plan: BenchPlan, folder: Path, progress: Progress = quiet) -> Shar
     loads = (before, os.getloadavg()[0])
     plans = plan_shards(cost, plan.pools, progress)
     largest = {name: largest_pool(load, cost, MOST_P99_MS) for name, load in LOADS.items()}
-    return SharedBench(plan, version, loads, http, batches, reported, depths, cost, plans, largest)
+    return SharedFound(plan, version, loads, http, batches, reported, depths, cost, plans, largest)
 
 
 def _version(server: StoreServer) -> str:
@@ -95,7 +94,7 @@ def _version(server: StoreServer) -> str:
     return f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {info['redis_version']}"
 
 
-def measure_all_http(plan: BenchPlan, folder: Path, progress: Progress = quiet) -> list[HttpFound]:
+def measure_all_http(plan: SharedPlan, folder: Path, progress: Progress = quiet) -> list[HttpFound]:
     """One gateway, then two: as many requests as go through, then half as many; a queue; and long streams."""
     found: list[HttpFound] = []
 
@@ -124,11 +123,11 @@ def fit_cost(found: Sequence[StoreFound]) -> CallCost:
     return CallCost(max(0.0, float(call)), max(0.0, float(request)), max(0.0, float(report)), spread)
 
 
-def plan_shards(cost: CallCost, pools: int, progress: Progress = quiet) -> list[Planned]:
+def plan_shards(cost: CallCost, pools: int, progress: Progress = quiet) -> list[ShardsTried]:
     """Every load over more and more shards, with the pools where their hash slots are and evenly."""
     plans = []
     for number, (name, load) in enumerate(LOADS.items()):
         for evenly in (False, True):
             progress(f"simulated: {pools} pools of {name}", number / len(LOADS))
-            plans.append(Planned(name, evenly, shards_needed(load, cost, pools, MOST_P99_MS, evenly=evenly)))
+            plans.append(ShardsTried(name, evenly, shards_needed(load, cost, pools, MOST_P99_MS, evenly=evenly)))
     return plans

@@ -9,19 +9,21 @@ has a core to itself carries the reciprocal.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from hashlib import sha256
 from itertools import cycle
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 from redis import Redis
 
-from fairgate.bench.http import cpu_seconds, machine_seconds
-from fairgate.topology.processes import ProcessError
+from fairgate.bench.rounds import quieter_half
+from fairgate.errors import ProcessError
+from fairgate.topology.cpu_time import CpuTime
 from fairgate.topology.stores import StoreServer
 from gateway.config.load import parse_config
 from gateway.pools.shared.machine import machine
@@ -67,7 +69,8 @@ class StoreCase:
 class StoreFound:
     """Medians over the quieter half of the rounds. `us`: the server's processor time per request, in microseconds;
     `rate`: requests a second by the clock, while the server was `busy` (1: a core); `call_us` and `call_p99_us`: inside
-    the function, per call; `inspect_us`: one look at the whole pool, as each gateway takes it once a heartbeat."""
+    the function, per call; `inspect_us`: one look at the whole pool, as each gateway takes it once a heartbeat;
+    `others`: cores that were busy with anything but the server and this process."""
 
     case: StoreCase
     us: float
@@ -76,6 +79,7 @@ class StoreFound:
     call_us: float
     call_p99_us: float
     inspect_us: float
+    others: float = 0.0
 
     @property
     def capacity(self) -> float:
@@ -83,22 +87,12 @@ class StoreFound:
         return 1e6 / self.us
 
 
-class _Lap(NamedTuple):
-    us: float
-    rate: float
-    busy: float
-    call_us: float
-    call_p99_us: float
-    inspect_us: float
-    others: float  # cores that were busy with anything but the server and this process
-
-
 def measure_store(
     server: StoreServer, cases: Iterable[StoreCase], rounds: int, seconds: float, progress: Progress = quiet
 ) -> list[StoreFound]:
     """Every case on an emptied server, all of them in each round. Raises ProcessError when the function does not do
     what it should."""
-    laps: dict[StoreCase, list[_Lap]] = {case: [] for case in cases}
+    laps: dict[StoreCase, list[StoreFound]] = {case: [] for case in cases}
     for number in range(rounds):
         for place, (case, found) in enumerate(laps.items()):
             progress(f"the store alone: {case}", (number + place / len(laps)) / rounds)
@@ -106,26 +100,27 @@ def measure_store(
     return [_middle(case, found) for case, found in laps.items()]
 
 
-def _middle(case: StoreCase, laps: list[_Lap]) -> StoreFound:
-    quiet_ones = sorted(laps, key=lambda lap: lap.others)[: (len(laps) + 1) // 2]
-    return StoreFound(case, *(median(figures) for figures in list(zip(*quiet_ones, strict=True))[:-1]))
+def _middle(case: StoreCase, laps: list[StoreFound]) -> StoreFound:
+    figures = [astuple(lap)[1:] for lap in quieter_half(laps, lambda lap: lap.others)]
+    return StoreFound(case, *map(median, zip(*figures, strict=True)))
 
 
-def _lap(server: StoreServer, case: StoreCase, seconds: float) -> _Lap:
+def _lap(server: StoreServer, case: StoreCase, seconds: float) -> StoreFound:
+    """One round."""
     server.flush()
     with server.client() as client:
         driver = Driver(client, case)
         driver.run(seconds / 4)
         server.command("CONFIG RESETSTAT")
-        cpu, used, began = cpu_seconds(server.pid), machine_seconds() - time.process_time(), time.perf_counter()
-        served = driver.run(seconds)
-        wall, cpu = time.perf_counter() - began, cpu_seconds(server.pid) - cpu
-        others = (machine_seconds() - time.process_time() - used - cpu) / wall
+        cpu_time = CpuTime(server=[server.pid], driver=[os.getpid()])
+        served, spent = driver.run(seconds), cpu_time.spent()
+        wall, cpu = spent.wall_s, spent.cpu_s["server"]
         if not served:
             raise ProcessError(f"the store served no request in {wall:.1f} s ({case})")
         info = server.command("INFO", "all")
         call_us, p99_us = info["cmdstat_fcall"]["usec_per_call"], info["latency_percentiles_usec_fcall"]["p99"]
-        return _Lap(1e6 * cpu / served, served / wall, cpu / wall, call_us, p99_us, _inspect_us(server), others)
+        rates = (1e6 * cpu / served, served / wall, cpu / wall)
+        return StoreFound(case, *rates, call_us, p99_us, _inspect_us(server), spent.others)
 
 
 def _inspect_us(server: StoreServer) -> float:

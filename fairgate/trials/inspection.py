@@ -11,7 +11,7 @@ from typing import Any
 
 import redis
 
-from fairgate.topology.fleet import POOL
+from fairgate.topology.settings import POOL
 from fairgate.topology.stores import StoreServer
 from gateway.pools.shared.machine import machine
 

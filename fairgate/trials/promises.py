@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from rich.console import Console
@@ -22,3 +22,8 @@ def tell(promises: Iterable[Promise], console: Console) -> bool:
         mark = {None: " ", True: "✓", False: "✗ MISSED:"}[promise.kept]
         console.print(f"{mark} {promise.text}", highlight=False, markup=False, soft_wrap=True)
     return all(promise.kept is not False for promise in told)
+
+
+def within(progress: Callable[[str, float], None], title: str, number: int, count: int) -> Callable[[str, float], None]:
+    """The progress of run `number` of `count`, as part of all."""
+    return lambda what, part: progress(f"{title}: {what}", (number + part) / count)

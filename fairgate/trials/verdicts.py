@@ -10,7 +10,6 @@ from math import ceil, inf
 
 import redis
 
-from fairgate.topology.fleet import Fleet
 from fairgate.topology.stores import StoreServer
 from fairgate.trials.inspection import StoreState, own_book, read_store, shares_without_sum, standing_of
 from fairgate.trials.promises import Promise
@@ -65,18 +64,19 @@ class Evidence:
         return owed
 
 
-def judge_chaos(
-    fleet: Fleet, store: StoreServer, load: LoadRecord, deaths: Sequence[Death], forgiven_s: float, settle_s: float
+def judge_requests(seen: Evidence) -> list[Promise]:
+    """That each ended once, and was served once."""
+    return [*judge_endings(seen), judge_answers(seen.engines)]
+
+
+def judge_charges(
+    seen: Evidence, books: Mapping[str, Mapping[str, int]], forgiven_s: float, step_s: float
 ) -> list[Promise]:
-    """All promises, after the load has drained. Waits for at most `settle_s` seconds for what is on its way."""
-    rest = _at_rest(fleet, store, time.monotonic() + settle_s)
-    seen = Evidence(load, fleet.record(), deaths, fleet.plan.weights)
+    """That gateways that live charged what was served, and those that died nearly so. `books` by address; the others as
+    in `judge_death`."""
     return [
-        *judge_endings(seen),
-        judge_answers(seen.engines),
-        *rest,
-        judge_bills(seen, {url: own_book(url)[1] for url in fleet.urls}),
-        *(judge_death(death, seen, forgiven_s, fleet.plan.step_s) for death in deaths),
+        judge_bills(seen, books),
+        *(judge_death(death, seen, forgiven_s, step_s) for death in seen.deaths),
         *(Promise(text) for text in peaks(seen.engines)),
     ]
 
@@ -213,19 +213,21 @@ def peaks(engines: EngineRecord) -> list[str]:
 # -- by the store and the gateways -----------------------------------------------------------------------------------
 
 
-def _at_rest(fleet: Fleet, store: StoreServer, deadline: float) -> list[Promise]:
-    """As soon as all is as it should be; else as it is at the deadline."""
+def wait_for_rest(urls: Sequence[str], store: StoreServer, settle_s: float) -> list[Promise]:
+    """What is on its way when the load has drained may take `settle_s` seconds. As soon as all is as it should be; else
+    as it is then. `urls` of the gateways."""
+    deadline = time.monotonic() + settle_s
     while True:
-        promises = _judge_rest(fleet, store)
+        promises = _judge_rest(urls, store)
         if all(promise.kept for promise in promises) or time.monotonic() > deadline:
             return promises
         time.sleep(0.1)
 
 
-def _judge_rest(fleet: Fleet, store: StoreServer) -> list[Promise]:
+def _judge_rest(urls: Sequence[str], store: StoreServer) -> list[Promise]:
     try:
-        own = dict(own_book(url) for url in fleet.urls)
-        return judge_rest(read_store(store), own, [standing_of(url) for url in fleet.urls])
+        own = dict(own_book(url) for url in urls)
+        return judge_rest(read_store(store), own, [standing_of(url) for url in urls])
     except (redis.RedisError, OSError) as error:
         return [Promise(f"store and gateways answer; but {error}", False)]
 

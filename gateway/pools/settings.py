@@ -22,7 +22,7 @@ from fairness import (
     paths,
 )
 from fairness.cost import Cost
-from fairness.predict import ConfiguredPredictor
+from fairness.predict import Configured
 from gateway.config.schema import FALLBACK_KV_TOKENS, FALLBACK_SLOTS, GatewayConfig, PoolConfig
 
 
@@ -55,7 +55,7 @@ class Settings:
     default_weight: float
     workers: list[NamedWorker]
 
-    def predictor(self) -> ConfiguredPredictor:
+    def predictor(self) -> Configured:
         return parse_predictor(self.predict)
 
     def measure(self) -> CostFunction:

@@ -31,6 +31,15 @@ def test_every_command_explains_itself(command):
     assert all(len(line.split()) > 4 for line in described if line.lstrip("│ *").startswith("--"))
 
 
+def test_the_command_line_alone_loads_no_program_and_nothing_heavy():
+    """`--help` is for newcomers, and every gateway and engine of a deployment starts through here."""
+    heavy = {"gateway", "backend", "loadgen", "fairness", "kernels", "torch", "numpy", "aiohttp", "redis", "yaml"}
+    code = "import sys, fairgate.cli; print(*{name.partition('.')[0] for name in sys.modules})"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "typer" in result.stdout.split()
+    assert not heavy & set(result.stdout.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

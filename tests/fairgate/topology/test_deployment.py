@@ -1,349 +1,163 @@
-"""compose.yaml and deploy/: every file is parsed, and each names only what the others have."""
+"""A deployment serves, gives back what was killed at its address, and leaves nothing behind."""
 
 import json
-import re
-import tomllib
-from itertools import combinations
-from pathlib import Path
-from urllib.parse import urlsplit
+import os
+import sys
+import urllib.error
+from dataclasses import replace
+from urllib.request import Request, urlopen
 
-import aiohttp
-import crossplane
+import psutil
 import pytest
 import yaml
 
-from fairgate.topology.front import nginx_conf, prometheus_yml
-from fairgate.topology.stores import StoreServer, find_servers
-from gateway.app import build
-from gateway.config.load import load_config, parse_config
-from gateway.config.surprises import surprises
+from fairgate.errors import ProcessError
+from fairgate.topology.deployment import Deployment
+from fairgate.topology.plan import MockEngine, mock_plan
+from fairgate.topology.settings import key_of, mock_settings
+from loadgen.judge.engines import read_service_logs
 
-ROOT = Path(__file__).parents[3]
-DEPLOY = ROOT / "deploy"
-COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
-SERVICES = COMPOSE["services"]
-GATEWAYS = ["gateway-1:8080", "gateway-2:8080"]
-WORKERS = ["worker-1:8100", "worker-2:8100"]
-KUBERNETES = [item for file in (DEPLOY / "kubernetes").glob("*.yaml") for item in yaml.safe_load_all(file.read_text())]
+ENGINE = MockEngine(slots=2, kv_tokens=256, step_s=0.005)
 
 
-def seconds(duration):
-    return float(duration) if duration.isdigit() else float(duration[:-1]) * {"s": 1, "m": 60}[duration[-1]]
+def plan(folder, **more):
+    return mock_plan(folder, {"a": 1.0}, 2, engine=ENGINE, **more)
 
 
-# compose.yaml
-
-
-def test_the_topology_is_all_there():
-    gateways = {target.split(":")[0] for target in GATEWAYS}
-    workers = {target.split(":")[0] for target in WORKERS}
-    assert set(SERVICES) == {"front", "redis", "prometheus", "grafana"} | gateways | workers
-
-
-@pytest.mark.parametrize("name", SERVICES)
-def test_a_service_is_watched_restarted_and_ended_in_its_time(name):
-    service = SERVICES[name]
-    assert service["healthcheck"]["test"][0] == "CMD"
-    assert service["restart"] == "unless-stopped"
-    assert seconds(service["stop_grace_period"]) >= 10
-
-
-@pytest.mark.parametrize("name", SERVICES)
-def test_a_service_comes_from_this_tree_or_from_one_version_of_an_image(name):
-    service = SERVICES[name]
-    if "build" in service:
-        dockerfile = (ROOT / service["build"]["dockerfile"]).read_text()
-        assert f" AS {service['build']['target']}\n" in dockerfile
-        assert re.match(r"(#.*\n)*FROM python:\d+\.\d+\.\d+-", dockerfile)
-    else:
-        assert re.fullmatch(r"[\w./-]+:v?\d+\.\d+\.\d+", service["image"])
-
-
-@pytest.mark.parametrize("name", SERVICES)
-def test_a_service_waits_for_services_that_say_when_they_are_healthy(name):
-    for other, how in SERVICES[name].get("depends_on", {}).items():
-        assert how["condition"] == "service_healthy"
-        assert "healthcheck" in SERVICES[other]
-
-
-@pytest.mark.parametrize("name", SERVICES)
-def test_what_a_service_mounts_is_there(name):
-    for volume in SERVICES[name].get("volumes", []):
-        source, target, *mode = volume.split(":")
-        assert target.startswith("/")
-        if source.startswith("."):
-            assert (ROOT / source).exists(), source
-            assert mode == ["ro"]
-        else:
-            assert source in COMPOSE["volumes"]
-
-
-def test_what_the_image_installs_has_every_file_that_code_reads():
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    patterns = settings["package-data"]["*"]
-    packages = [ROOT / name.rstrip("*") for name in settings["packages"]["find"]["include"]]
-    files = {file for package in packages for file in package.rglob("*") if file.is_file()}
-    read = {file for file in files if file.suffix not in {".py", ".pyc", ".so", ".md"}}
-    homes = {file.parent for file in files if file.name == "__init__.py"}
-    installed = {file for home in homes for pattern in patterns for file in home.glob(pattern)}
-    assert [file for file in read if file.suffix == ".lua"]
-    assert read - installed == set()
-
-
-def test_only_the_front_is_reached_from_outside():
-    published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
-    assert published.pop("front") == ["8080:8080"]
-    assert all(port.startswith("127.0.0.1:") for ports in published.values() for port in ports)
-
-
-def test_redis_persists_and_evicts_nothing_wherever_it_runs():
-    [stateful] = [item for item in KUBERNETES if item["kind"] == "StatefulSet"]
-    [container] = stateful["spec"]["template"]["spec"]["containers"]
-    command = SERVICES["redis"]["command"]
-    options = dict(zip(command[1::2], command[2::2], strict=True))
-    assert options["--appendonly"] == "yes"
-    assert options["--maxmemory-policy"] == "noeviction"
-    assert container["args"] == command
-    assert container["image"] == SERVICES["redis"]["image"]
-    assert [volume.split(":")[1] for volume in SERVICES["redis"]["volumes"]] == ["/data"]
-
-
-# deploy/fairgate.yaml
-
-
-@pytest.fixture(scope="module")
-def config():
-    return load_config(DEPLOY / "fairgate.yaml")
-
-
-def test_the_gateways_configuration_is_valid_and_without_surprises(config):
-    assert surprises(config) == []
-    assert [urlsplit(worker.url).netloc for worker in config.pools["main"].workers] == WORKERS
-    assert config.store is not None
-    assert urlsplit(config.store.url).hostname in SERVICES
-    assert {target.split(":")[1] for target in GATEWAYS} == {str(config.listen.port)}
-
-
-@pytest.mark.parametrize("gateway", ["gateway-1", "gateway-2"])
-def test_a_gateway_has_the_time_to_drain(config, gateway):
-    service = SERVICES[gateway]
-    assert seconds(service["stop_grace_period"]) > config.timeouts.drain_s
-    assert seconds(SERVICES["front"]["stop_grace_period"]) > config.timeouts.drain_s
-    assert "./deploy/fairgate.yaml:/etc/fairgate/fairgate.yaml:ro" in service["volumes"]
-
-
-# deploy/nginx.conf
-
-
-def directives(block, name):
-    """Every directive `name` at any depth: its arguments, and its own block."""
-    for item in block:
-        if item["directive"] == name:
-            yield item["args"], item.get("block", [])
-        yield from directives(item.get("block", []), name)
-
-
-def parse_nginx(path):
-    """The parsed file. Raises AssertionError for an unknown directive, a wrong place or number of arguments."""
-    parsed = crossplane.parse(str(path), strict=True, single=True)
-    assert parsed["status"] == "ok", parsed["errors"]
-    return parsed["config"][0]["parsed"]
-
-
-@pytest.fixture(scope="module")
-def nginx():
-    return parse_nginx(DEPLOY / "nginx.conf")
-
-
-def one(block, name):
-    [(arguments, _)] = directives(block, name)
-    return arguments
-
-
-def test_the_deployed_files_are_what_the_cluster_command_writes():
-    assert (DEPLOY / "nginx.conf").read_text() == nginx_conf("8080", GATEWAYS, Path("/var/cache/nginx"))
-    assert (DEPLOY / "prometheus.yml").read_text() == prometheus_yml({"gateway": GATEWAYS, "worker": WORKERS})
-    mounts = [volume for name in ("front", "prometheus") for volume in SERVICES[name]["volumes"]]
-    assert {"./deploy/nginx.conf:/etc/nginx/nginx.conf:ro"} <= set(mounts)
-    assert {"./deploy/prometheus.yml:/etc/prometheus/prometheus.yml:ro"} <= set(mounts)
-
-
-def test_the_parser_refuses_what_nginx_would_refuse(tmp_path):
-    broken = (DEPLOY / "nginx.conf").read_text().replace("proxy_buffering", "proxy_bufering")
-    (tmp_path / "nginx.conf").write_text(broken)
-    with pytest.raises(AssertionError, match="proxy_bufering"):
-        parse_nginx(tmp_path / "nginx.conf")
-
-
-def test_nginx_stands_in_front_of_the_gateways(nginx):
-    [(name, upstream)] = directives(nginx, "upstream")
-    assert [arguments[0] for arguments, _ in directives(upstream, "server")] == GATEWAYS
-    assert one(nginx, "proxy_pass") == [f"http://{name[0]}"]
-    assert [f"{one(nginx, 'listen')[0]}:8080"] == SERVICES["front"]["ports"]
-
-
-def test_streams_pass_unbuffered_over_connections_that_are_kept(nginx):
-    assert one(nginx, "proxy_buffering") == ["off"]
-    assert one(nginx, "proxy_http_version") == ["1.1"]
-    assert (["Connection", ""], []) in directives(nginx, "proxy_set_header")
-    assert int(one(nginx, "keepalive")[0]) > 0
-    assert not list(directives(nginx, "gzip"))
-
-
-def test_a_request_that_was_sent_is_never_sent_again(nginx):
-    assert set(one(nginx, "proxy_next_upstream")) == {"error", "timeout"}  # and without non_idempotent no POST
-
-
-def test_nginx_waits_longer_and_takes_more_than_the_gateways(nginx, config):
-    longest = config.pools["main"].queue.timeout_s + config.timeouts.first_byte_s
-    assert seconds(one(nginx, "proxy_read_timeout")[0]) > longest
-    assert int(one(nginx, "client_max_body_size")[0].rstrip("m")) * 2**20 > config.limits.max_body_bytes
-
-
-def test_what_nginx_says_itself_has_the_form_of_the_gateways_errors(nginx):
-    answers = [arguments for arguments, _ in directives(nginx, "return")]
-    assert sorted(status for status, _ in answers) == ["404", "413", "502"]
-    for _, body in answers:
-        assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
-
-
-# Prometheus and Grafana
-
-
-def test_prometheus_scrapes_services_of_the_topology():
-    settings = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
-    jobs = {job["job_name"]: job["static_configs"][0]["targets"] for job in settings["scrape_configs"]}
-    assert jobs == {"gateway": GATEWAYS, "worker": WORKERS}
-    assert seconds(settings["global"]["scrape_timeout"]) < seconds(settings["global"]["scrape_interval"])
-
-
-PROVISIONING = DEPLOY / "grafana" / "provisioning"
-DASHBOARD = json.loads((DEPLOY / "grafana" / "dashboards" / "fairgate.json").read_text())
-
-
-def test_grafana_is_provisioned_with_the_source_and_the_dashboard():
-    [source] = yaml.safe_load((PROVISIONING / "datasources" / "prometheus.yaml").read_text())["datasources"]
-    [provider] = yaml.safe_load((PROVISIONING / "dashboards" / "fairgate.yaml").read_text())["providers"]
-    assert urlsplit(source["url"]).hostname in SERVICES
-    assert SERVICES["prometheus"]["ports"] == [f"127.0.0.1:9090:{urlsplit(source['url']).port}"]
-    used = {panel["datasource"]["uid"] for panel in DASHBOARD["panels"]}
-    used |= {target["datasource"]["uid"] for panel in DASHBOARD["panels"] for target in panel["targets"]}
-    assert used == {source["uid"]}
-    mounts = [volume.split(":")[:2] for volume in SERVICES["grafana"]["volumes"]]
-    assert ["./deploy/grafana/provisioning", "/etc/grafana/provisioning"] in mounts
-    assert ["./deploy/grafana/dashboards", provider["options"]["path"]] in mounts
-    home = Path(SERVICES["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
-    assert (DEPLOY / "grafana" / "dashboards" / home.relative_to(provider["options"]["path"])).exists()
-
-
-def test_the_dashboards_panels_lie_beside_each_other_and_explain_themselves():
-    panels = DASHBOARD["panels"]
-    assert len({panel["id"] for panel in panels}) == len(panels)
-    assert all(panel["title"] and panel["description"] and panel["targets"] for panel in panels)
-    assert not [(a["title"], b["title"]) for a, b in combinations(panels, 2) if overlap(a["gridPos"], b["gridPos"])]
-    assert all(panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24 for panel in panels)
-
-
-def overlap(a, b):
-    return all(a[at] < b[at] + b[size] and b[at] < a[at] + a[size] for at, size in (("x", "w"), ("y", "h")))
-
-
-METRIC = re.compile(r"fairgate_[a-z0-9_]+")
-
-
-def metrics_of(dashboard):
-    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
-    queries += [variable["query"]["query"] for variable in dashboard["templating"]["list"]]
-    return {name for query in queries for name in METRIC.findall(query)}
-
-
-async def exposed(settings):
-    """Names of all series that a gateway with these settings can have."""
-    gateway = build(parse_config(settings))
-    await gateway.start()
+def ask(url, tenant="a"):
+    """The status of a request."""
+    body = json.dumps({"model": "mock", "prompt": "hello", "max_tokens": 3}).encode()
+    headers = {"Authorization": f"Bearer {key_of(tenant)}", "Content-Type": "application/json"}
     try:
-        async with (
-            aiohttp.ClientSession() as session,
-            session.get(f"http://127.0.0.1:{gateway.port}/metrics") as answer,
-        ):
-            types = re.findall(r"^# TYPE (\S+) (\S+)$", await answer.text(), re.MULTILINE)
-    finally:
-        await gateway.close()
-    return {
-        name + suffix
-        for name, kind in types
-        for suffix in (("_bucket", "_sum", "_count") if kind == "histogram" else ("",))
-    }
+        with urlopen(Request(f"{url}/v1/completions", body, headers), timeout=20) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
 
 
-async def test_a_gateway_has_every_metric_that_the_dashboard_shows(tmp_path):
-    settings = yaml.safe_load((DEPLOY / "fairgate.yaml").read_text())
-    settings["listen"] = {"host": "127.0.0.1", "port": 0}
-    with StoreServer(next(iter(find_servers().values())), tmp_path) as store:
-        settings["store"]["url"] = store.url
-        names = await exposed(settings)
-    assert "fairgate_no_such_thing" not in names
-    assert metrics_of(DASHBOARD) - names == set()
+def test_all_of_it_serves_and_all_of_it_ends(tmp_path):
+    said = []
+    with Deployment(plan(tmp_path / "made" / "here", engines=2), said.append) as deployment:
+        assert list(deployment.start().pids) == ["store", "engine-0", "engine-1", "gateway-0", "gateway-1"]
+        pids = list(deployment.pids.values())
+        assert [ask(url) for url in deployment.gateway_urls] == [200, 200]
+    assert not [pid for pid in pids if psutil.pid_exists(pid)]
+    assert said[0].startswith("starting the store")
+    assert said[1:] == [f"starting {name}" for name in ("engine-0", "engine-1", "gateway-0", "gateway-1")]
 
 
-def test_the_dashboard_shows_what_an_operator_asks_for():
-    asked = {
-        "service_total",
-        "counter_gap",
-        "counter_bound",
-        "queue_requests",
-        "time_to_first_token_seconds_bucket",
-        "worker_reserved_kv_tokens",
-        "store_up",
-        "replicas",
-    }
-    assert {f"fairgate_{name}" for name in asked} <= metrics_of(DASHBOARD)
+def test_without_a_store_each_gateway_has_its_part_of_an_engine(tmp_path):
+    with Deployment(plan(tmp_path, shared=False)) as deployment:
+        deployment.start()
+        assert deployment.store is None
+        assert [ask(url) for url in deployment.gateway_urls] == [200, 200]
+    assert "slots: 1" in (tmp_path / "gateway-0.yaml").read_text()
 
 
-# deploy/kubernetes
+def test_a_room_that_cannot_be_split_is_refused(tmp_path):
+    with pytest.raises(ProcessError, match="3 slots cannot be split over 4 gateways"):
+        mock_plan(tmp_path, {"a": 1.0}, 4, engine=MockEngine(slots=3), shared=False)
 
 
-def kubernetes(kind, name):
-    [found] = [item for item in KUBERNETES if (item["kind"], item["metadata"]["name"]) == (kind, name)]
-    return found
+def test_what_was_killed_comes_back_at_its_address_and_goes_on_with_its_logs(tmp_path):
+    with Deployment(plan(tmp_path)) as deployment:
+        [first, second] = deployment.start().gateway_urls
+        deployment.kill("gateway-0")
+        with pytest.raises(urllib.error.URLError):
+            ask(first)
+        assert ask(second) == 200
+        deployment.start_member("gateway-0")
+        deployment.kill("engine-0")
+        deployment.start_member("engine-0")
+        assert deployment.gateway_urls == [first, second]
+        assert ask(deployment.url("engine-0")) == 200
+        log = deployment.plan.service_log("engine-0")
+        assert read_service_logs(log).engines[log].starts == 2
 
 
-def test_services_reach_pods():
-    for kind, name in (("Deployment", "fairgate"), ("StatefulSet", "redis")):
-        spec = kubernetes(kind, name)["spec"]
-        labels = spec["template"]["metadata"]["labels"]
-        assert spec["selector"]["matchLabels"] == labels
-        service = kubernetes("Service", name)["spec"]
-        assert service["selector"] == labels
-        ports = {port["name"] for port in spec["template"]["spec"]["containers"][0]["ports"]}
-        assert {port["targetPort"] for port in service["ports"]} <= ports
+def test_gateways_begin_anew_with_other_settings_while_workers_stay(tmp_path):
+    with Deployment(plan(tmp_path, shared=False)) as deployment:
+        before = deployment.start().pids
+        [url, _] = deployment.gateway_urls
+        assert ask(url, "b") == 401
+        deployment.reconfigure(mock_settings("mock", {"b": 1.0}, {}))
+        assert ask(url, "b") == 200
+        assert deployment.pids["engine-0"] == before["engine-0"]
+        assert deployment.pids["gateway-0"] != before["gateway-0"]
 
 
-def test_a_pod_is_ready_alive_and_drained_as_a_gateway_means_it():
-    deployment = kubernetes("Deployment", "fairgate")["spec"]
-    assert deployment["replicas"] == 2
-    assert deployment["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
-    pod = deployment["template"]["spec"]
-    [container] = pod["containers"]
-    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
-    assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
-    assert container["image"].split(":")[0] == SERVICES["gateway-1"]["image"]
-    command, wait_s = container["lifecycle"]["preStop"]["exec"]["command"]
-    assert command == "sleep"
-    assert pod["terminationGracePeriodSeconds"] > int(wait_s) + deployed_config().timeouts.drain_s
+def test_what_ends_a_start_ends_what_was_started(tmp_path):
+    class Enough(Exception):
+        pass
+
+    def say(what):
+        if "gateway-1" in what:
+            raise Enough
+
+    deployment = Deployment(plan(tmp_path), say)
+    with pytest.raises(Enough), deployment:
+        deployment.start()
+    pids = deployment.pids.values()
+    assert len(pids) == 3
+    assert not [pid for pid in pids if psutil.pid_exists(pid)]
 
 
-def test_a_pods_configuration_is_valid_and_mounted_where_it_is_read():
-    [container] = kubernetes("Deployment", "fairgate")["spec"]["template"]["spec"]["containers"]
-    [volume] = kubernetes("Deployment", "fairgate")["spec"]["template"]["spec"]["volumes"]
-    [mount] = container["volumeMounts"]
-    config_map = kubernetes("ConfigMap", volume["configMap"]["name"])
-    assert {f"{mount['mountPath']}/{file}" for file in config_map["data"]} == {container["args"][-1]}
-    config = deployed_config()
-    assert surprises(config) == []
-    assert config.listen.port == container["ports"][0]["containerPort"]
-    assert kubernetes("Service", urlsplit(config.store.url).hostname)
+def test_a_member_that_does_not_come_up_is_named_with_its_last_words(tmp_path):
+    broken = mock_plan(tmp_path, {"a": 1.0}, 1, engine=ENGINE, shared=False, pool={"policy": "best"})
+    with (
+        pytest.raises(ProcessError, match=r"the gateway-0 ended with exit status 2(.|\n)*policy"),
+        Deployment(broken) as deployment,
+    ):
+        deployment.start()
 
 
-def deployed_config():
-    return parse_config(yaml.safe_load(kubernetes("ConfigMap", "fairgate")["data"]["fairgate.yaml"]))
+STAND_IN = """#!{python}
+import re, sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if self.path == "{ready}" else 404)
+        self.end_headers()
+
+told = " ".join(sys.argv) + Path("{config}").read_text()
+HTTPServer(("127.0.0.1", int(re.search(r"{address}:(\\d+)", told)[1])), Handler).serve_forever()
+"""
+
+
+def stand_in(place, **facts):
+    """A program that only listens where nginx, or Prometheus, would, and says that it is ready."""
+    place.write_text(STAND_IN.format(python=sys.executable, **facts))
+    place.chmod(0o755)
+    return str(place)
+
+
+def test_what_stands_around_the_gateways_is_told_of_them_and_waited_for(tmp_path):
+    folder = tmp_path / "run"
+    nginx = stand_in(tmp_path / "nginx", config=folder / "nginx.conf", ready="/readyz", address=r"listen 127\.0\.0\.1")
+    prometheus = stand_in(
+        tmp_path / "prometheus",
+        config=folder / "prometheus.yml",
+        ready="/-/ready",
+        address=r"web\.listen-address=127\.0\.0\.1",
+    )
+    around = replace(plan(folder, shared=False), nginx=nginx, prometheus=prometheus)
+    said = []
+    with Deployment(around, said.append) as deployment:
+        pids = deployment.start().pids
+        assert {"front", "prometheus"} <= set(pids)
+        gateways = [url.removeprefix("http://") for url in deployment.gateway_urls]
+        assert all(f"server {address} " in (folder / "nginx.conf").read_text() for address in gateways)
+        jobs = yaml.safe_load((folder / "prometheus.yml").read_text())["scrape_configs"]
+        assert jobs[0]["static_configs"] == [{"targets": gateways}]
+    assert said[1:3] == ["starting nginx", "starting Prometheus"]
+    assert not [pid for pid in pids.values() if psutil.pid_exists(pid)]
+
+
+@pytest.mark.skipif(not os.path.exists("/proc"), reason="children that die with their parent are a feature of Linux")
+def test_members_are_tied_to_this_process(tmp_path):
+    with Deployment(plan(tmp_path, shared=False)) as deployment:
+        parents = {psutil.Process(pid).ppid() for pid in deployment.start().pids.values()}
+        assert parents == {os.getpid()}

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairgate.topology.processes import free_port, running
+from fairgate.topology.processes import Program, free_port
 from gateway.app import build
 from gateway.config.load import parse_config
 from gateway.openai.estimate import raw_tokens
@@ -359,7 +359,7 @@ async def test_a_process_that_is_killed_has_logged_all_that_it_sent(tmp_path: Pa
     options = ("--port", str(port), "--log", str(log), "--slots", "5", "--kv-tokens", "100000000", "--step-ms", "2")
     url = f"http://127.0.0.1:{port}"
     load = [Request(0.0, "ab"[i % 2], 4, 10**6) for i in range(5)]
-    with running("mock engine", "mock-engine", *options, log=tmp_path / "out") as program:
+    with Program("mock engine", "mock-engine", *options, log=tmp_path / "out") as program:
         await asyncio.to_thread(program.wait_ready, url + "/health", 30.0)
         sending = asyncio.create_task(run_load(Target(url, {"a": "k", "b": "k"}, "mock"), load, prompts=WordPrompts()))
         await until(lambda: log.read_text().count('"output"') > 50)
@@ -368,7 +368,7 @@ async def test_a_process_that_is_killed_has_logged_all_that_it_sent(tmp_path: Pa
     assert [e.code for e in record.exchanges] == ["cut"] * 5
     work = read_service_logs(log).requests()
     assert all(0 < e.output_tokens <= work[e.request_id].output_tokens for e in record.exchanges)
-    with running("mock engine", "mock-engine", *options, log=tmp_path / "out") as program:
+    with Program("mock engine", "mock-engine", *options, log=tmp_path / "out") as program:
         await asyncio.to_thread(program.wait_ready, url + "/health", 30.0)
         again = [Request(0.0, "a", 4, 5)]
         (seen,) = (await run_load(Target(url, {"a": "k"}, "mock"), again, prompts=WordPrompts())).exchanges

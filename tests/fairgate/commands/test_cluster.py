@@ -17,43 +17,18 @@ import openai
 import psutil
 import pytest
 
-from fairgate.topology.cluster import Plan
 from fairgate.topology.processes import free_port
-from fairgate.topology.serve import DEMO_KEYS
+from fairgate.topology.settings import DEMO_KEYS
 from fairgate.topology.stores import find_servers
-from gateway.config.load import parse_config
-from gateway.config.surprises import surprises
+
+from .conftest import WELCOME_ENDS, Command, command, launch
 
 ROOT = Path(__file__).parents[3]
-WELCOME_ENDS = "Ctrl-C ends it"
 MESSAGES = [{"role": "user", "content": "hello"}]
 
 
-def launch(folder, path):
-    command = [sys.executable, "-m", "fairgate", "cluster", "--mock"]
-    return subprocess.Popen(
-        [*command, "--port", str(free_port()), "--folder", str(folder)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1", "PATH": str(path)},
-    )
-
-
-class Cluster:
-    """The command as a user runs it. `said` is what it printed up to the end of its welcome."""
-
-    def __init__(self, folder, path):
-        self.process = launch(folder, path)
-        self.said = self.read_until(WELCOME_ENDS)
-
-    def read_until(self, words):
-        lines = []
-        for line in self.process.stdout:
-            lines.append(line)
-            if words in line:
-                return "".join(lines)
-        raise AssertionError(f"it ended before it said {words!r}:\n{''.join(lines)}")
+class Cluster(Command):
+    """Its addresses and process ids, as it says them."""
 
     @property
     def doors(self):
@@ -64,22 +39,13 @@ class Cluster:
         found = re.findall(r"^  ([\w-]+) +(\d+)$", self.said, re.MULTILINE)
         return {name: int(pid) for name, pid in found}
 
-    def end(self):
-        """Ctrl-C. Returns the rest of what it says."""
-        self.process.send_signal(signal.SIGINT)
-        rest, _ = self.process.communicate(timeout=90)
-        return rest
+
+def arguments(folder):
+    return "cluster", "--mock", "--port", free_port(), "--folder", folder
 
 
-@contextmanager
 def cluster(folder, path):
-    started = Cluster(folder, path)
-    try:
-        yield started
-    finally:
-        if started.process.poll() is None:
-            started.end()
-        started.process.stdout.close()
+    return command(*arguments(folder), kind=Cluster, PATH=str(path))
 
 
 @pytest.fixture
@@ -106,16 +72,6 @@ def streamed(door, key):
         client.chat.completions.create(model="mock", messages=MESSAGES, max_tokens=6, stream=True) as stream,
     ):
         return [chunk.choices[0].delta.content for chunk in stream if chunk.choices and chunk.choices[0].delta.content]
-
-
-def test_gateways_share_one_configuration_but_for_port_and_name(tmp_path):
-    plan = Plan(tmp_path, mock=True)
-    one, two = (plan.gateway_config(f"gateway-{n}", 8080 + n, [8101, 8102], "redis://127.0.0.1:1/0") for n in (1, 2))
-    assert surprises(parse_config(one)) == []
-    assert len(one["pools"]["main"]["workers"]) == 2
-    assert (one["listen"]["port"], one["store"].pop("replica")) == (8081, "gateway-1")
-    assert (two["listen"]["port"], two["store"].pop("replica")) == (8082, "gateway-2")
-    assert one | {"listen": None} == two | {"listen": None}
 
 
 def test_it_serves_every_tenant_and_ctrl_c_ends_all_of_it(tmp_path, only_a_store):
@@ -156,7 +112,7 @@ def test_what_is_killed_is_reported_and_the_rest_goes_on_until_no_gateway_is_lef
 
 
 def test_ctrl_c_while_it_starts_ends_what_was_started(tmp_path, only_a_store):
-    process = launch(tmp_path / "run", only_a_store)
+    process = launch(*arguments(tmp_path / "run"), PATH=str(only_a_store))
     assert "starting the store" in process.stdout.readline()
     assert "starting worker-1" in process.stdout.readline()
     store = pid_of_store(tmp_path / "run")
@@ -185,9 +141,9 @@ def test_nothing_outlives_a_crash_of_the_command(tmp_path, only_a_store):
 
 
 def test_without_a_store_server_it_says_what_to_install(tmp_path):
-    code = "import fairgate.topology.cluster as c; c.find_servers = dict; from fairgate.cli import main; main()"
-    arguments = ["cluster", "--mock", "--folder", str(tmp_path)]
-    result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    code = "import fairgate.topology.stores as s; s.find_servers = dict; from fairgate.cli import main; main()"
+    options = ["cluster", "--mock", "--folder", str(tmp_path)]
+    result = subprocess.run([sys.executable, "-c", code, *options], capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert "redis-server" in result.stderr
     assert "Traceback" not in result.stderr

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from statistics import mean, median
 
-from fairgate.bench.http import HttpFound, Lap, percentile
+from fairgate.bench.http import HttpFound, Lap
+from fairgate.bench.rounds import percentile, table
 from fairgate.bench.shard_plan import Simulated
-from fairgate.bench.shared import MOST_ADDED_MS, MOST_COMMANDS, MOST_P99_MS, SharedBench
+from fairgate.bench.shared import MOST_ADDED_MS, MOST_COMMANDS, MOST_P99_MS, SharedFound
 from fairgate.bench.store import StoreFound
 from fairgate.trials.promises import Promise
 
@@ -31,7 +32,7 @@ def added_ms(found: HttpFound, part: float) -> float:
     return median(found.differences(first_ms(part)))
 
 
-def promises(bench: SharedBench) -> list[Promise]:
+def promises(bench: SharedFound) -> list[Promise]:
     """Commands are counted, so they are promised; what takes how long depends on the machine."""
     told = []
     for found in bench.http:
@@ -53,7 +54,7 @@ def promises(bench: SharedBench) -> list[Promise]:
     return told
 
 
-def markdown(bench: SharedBench) -> str:
+def markdown(bench: SharedFound) -> str:
     parts = [
         _where(bench),
         "## Over HTTP: all that goes through",
@@ -72,13 +73,7 @@ def markdown(bench: SharedBench) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """The first column to the left, all others to the right."""
-    lines = [titles, [":--", *["--:"] * (len(titles) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _where(bench: SharedBench) -> str:
+def _where(bench: SharedFound) -> str:
     before, after = bench.load_average
     return (
         f"{os.cpu_count()} cores ({platform.machine()}), {platform.system()}, Python {platform.python_version()}, "
@@ -162,7 +157,7 @@ def _depths(all_found: Sequence[StoreFound]) -> str:
     return table(["tenants that wait", "us/request", "ratio", "inspect us"], rows)
 
 
-def _plans(bench: SharedBench) -> str:
+def _plans(bench: SharedFound) -> str:
     cost = bench.cost
     fitted = (
         f"A call costs {cost.call_us:.0f} us, a request {cost.request_us:.0f} us, a report of tokens "
@@ -190,7 +185,7 @@ def _tried(one: Simulated) -> list[str]:
     return [f"{one.shards}", *busy, f"{one.added_ms(0.5):.2f}", f"{one.added_ms(0.99):.1f}", f"{one.calls:,.0f}"]
 
 
-def _single(bench: SharedBench) -> str:
+def _single(bench: SharedFound) -> str:
     """A pool is on one shard: what that means for one pool."""
     rows = []
     for name, (load, found) in bench.largest.items():
