@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fairgate.commands.extras import needing
+from fairgate.commands.extras import need_report
 from fairgate.commands.options import one_of
 from fairgate.commands.output import tell_report, write_report
 
@@ -28,8 +28,7 @@ def compare(
     ] = "default",
 ) -> None:
     """VTC against FCFS, LCF and RPM: a table, and a report with pictures."""
-    with needing("report", "the report needs"):
-        import loadgen.report.page  # noqa: F401 - before anything runs
+    need_report()
     if one_of("--suite", suite, "default", "paper") == "paper":
         _reproduce_paper(out)
         return

@@ -17,3 +17,9 @@ def needing(extra: str, who_needs: str) -> Iterator[None]:
         raise CommandError(
             f"{who_needs} {missing.name}, which the base install leaves out: pip install 'fairgate[{extra}]'"
         ) from None
+
+
+def need_report() -> None:
+    """Before anything runs whose results go into a report. Raises CommandError where pictures cannot be made."""
+    with needing("report", "the report needs"):
+        import loadgen.report.page  # noqa: F401

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fairgate.commands.extras import needing
+from fairgate.commands.extras import need_report
 from fairgate.commands.options import JsonFile, TimeScale, WorkloadName, items_of
 from fairgate.commands.output import write_json, write_report
 
@@ -54,8 +54,7 @@ def simulate(
     from loadgen.simulator.simulate import simulate as run_simulation
 
     if out:
-        with needing("report", "the report needs"):
-            import loadgen.report.page  # noqa: F401 - before anything runs
+        need_report()
     with progress_bar() as progress:
         comparison = run_simulation(
             workload,
