@@ -96,12 +96,3 @@ def test_a_taken_port_is_said_and_nothing_is_left_running():
         port = taken.getsockname()[1]
         program = Program("serve", "serve", "--port", str(port))
         assert program.process.wait(120) == 2
-
-
-def test_programs_of_this_machine_are_asked_without_a_proxy(tmp_path, monkeypatch):
-    monkeypatch.delenv("no_proxy")
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    port = free_port()
-    command = (sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "--directory", str(tmp_path), str(port))
-    with running("server", command=command, log=tmp_path / "log") as program:
-        program.wait_ready(f"http://127.0.0.1:{port}/", 60)
