@@ -19,6 +19,7 @@ LAW = (
     "forest",
     "integrity",
     "deadlines",
+    "queue",
     "admission",
     "locality",
     "scheduler",

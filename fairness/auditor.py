@@ -50,13 +50,13 @@ class Watch:
     counter: int
     since: float
     top: int = 0  # the limit in its entry of `highs`
-    floor: Key | None = None  # its valid entry in `lows`, not above its counter
-    ceiling: Key | None = None  # its valid entry in `highs`, not below its counter (negated)
+    low_key: Key | None = None  # its valid entry in `lows`, not above its counter
+    high_key: Key | None = None  # its valid entry in `highs`, not below its counter (negated)
 
-    def moved(self, rise: int) -> None:
-        """It was charged, or refunded where `rise` is negative."""
-        self.counter += rise
-        if rise < 0:
+    def moved(self, delta: int) -> None:
+        """It was charged, or refunded where `delta` is negative."""
+        self.counter += delta
+        if delta < 0:
             self.auditor.lower(self)
         elif self.counter > self.top:
             self.auditor.raise_(self)
@@ -82,34 +82,34 @@ class Siblings:
         while True:
             key = self.lows[0]
             watch = key[2]
-            if watch.floor != key:
+            if watch.low_key != key:
                 heapq.heappop(self.lows)
             elif key[0] == watch.counter:
                 return watch
             else:
-                watch.floor = (watch.counter, key[1], watch)
-                heapq.heapreplace(self.lows, watch.floor)
+                watch.low_key = (watch.counter, key[1], watch)
+                heapq.heapreplace(self.lows, watch.low_key)
 
     def most(self) -> Watch:
         while True:
             key = self.highs[0]
             watch = key[2]
-            if watch.ceiling != key:
+            if watch.high_key != key:
                 heapq.heappop(self.highs)
             elif key[0] == -watch.counter:
                 return watch
             else:
                 watch.top = watch.counter
-                watch.ceiling = (-watch.counter, key[1], watch)
-                heapq.heapreplace(self.highs, watch.ceiling)
+                watch.high_key = (-watch.counter, key[1], watch)
+                heapq.heapreplace(self.highs, watch.high_key)
 
     def tidy(self) -> None:
         """Drop outdated entries before they outnumber the valid ones."""
         if len(self.lows) > 2 * self.waiting + 64:
-            self.lows = [key for key in self.lows if key[2].floor == key]
+            self.lows = [key for key in self.lows if key[2].low_key == key]
             heapq.heapify(self.lows)
         if len(self.highs) > 2 * self.waiting + 64:
-            self.highs = [key for key in self.highs if key[2].ceiling == key]
+            self.highs = [key for key in self.highs if key[2].high_key == key]
             heapq.heapify(self.highs)
 
 
@@ -159,7 +159,7 @@ class Auditor:
     def left(self, watch: Watch) -> None:
         """A member has nothing waiting any more."""
         siblings = watch.siblings
-        watch.floor = watch.ceiling = None
+        watch.low_key = watch.high_key = None
         siblings.waiting -= 1
         siblings.tidy()
         if not siblings.waiting:
@@ -174,16 +174,16 @@ class Auditor:
 
     def lower(self, watch: Watch) -> None:
         siblings = watch.siblings
-        watch.floor = (watch.counter, next(self._serial), watch)
-        heapq.heappush(siblings.lows, watch.floor)
+        watch.low_key = (watch.counter, next(self._serial), watch)
+        heapq.heappush(siblings.lows, watch.low_key)
         siblings.low = min(siblings.low, watch.counter)
         self._look(siblings)
 
     def raise_(self, watch: Watch) -> None:
         siblings = watch.siblings
         watch.top = watch.counter + self._headroom
-        watch.ceiling = (-watch.top, next(self._serial), watch)
-        heapq.heappush(siblings.highs, watch.ceiling)
+        watch.high_key = (-watch.top, next(self._serial), watch)
+        heapq.heappush(siblings.highs, watch.high_key)
         siblings.high = max(siblings.high, watch.top)
         self._look(siblings)
 

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from math import isfinite
-from typing import Protocol, cast
+from typing import ClassVar, Protocol, cast
 
 
 class CostError(ValueError):
@@ -34,6 +34,20 @@ class CostFunction(Protocol):
         """U for a pool of `tokens` KV tokens, its largest worker `largest`, inputs up to `longest_input` tokens."""
 
 
+class Cost(CostFunction, Protocol):
+    """A cost function that configuration can name. `kind` is the name, `help` its formula and what it is for."""
+
+    kind: ClassVar[str]
+    help: ClassVar[str]
+
+    @property
+    def spec(self) -> dict[str, object]:
+        """As a configuration has it: `parse_cost` makes an equal function of it."""
+
+    def wire(self) -> dict[str, object]:
+        """What the machine in the store is told of it, for JSON: every price, none left to a default."""
+
+
 def _check_price(kind: str, name: str, value: object) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (number and isfinite(cast(float, value)) and cast(float, value) >= 0):
@@ -43,6 +57,9 @@ def _check_price(kind: str, name: str, value: object) -> None:
 @dataclass(frozen=True, slots=True)
 class Weighted:
     """Weighted tokens. The default, 1 an input and 2 an output token, is the paper's."""
+
+    kind: ClassVar[str] = "weighted"
+    help: ClassVar[str] = "a price for each input, cached input and output token"
 
     input: float = 1.0
     output: float = 2.0
@@ -65,6 +82,14 @@ class Weighted:
     def most_rise(self, tokens: int, largest: int, longest_input: int) -> float:
         return self.output * tokens + max(0.0, self.input - self.output) * longest_input
 
+    @property
+    def spec(self) -> dict[str, object]:
+        cached = {} if self.cached_input is None else {"cached_input": self.cached_input}
+        return {"kind": self.kind, "input": self.input, "output": self.output, **cached}
+
+    def wire(self) -> dict[str, object]:
+        return {**self.spec, "cached_input": self.input if self.cached_input is None else self.cached_input}
+
 
 Points = tuple[tuple[float, float], ...]
 
@@ -72,6 +97,9 @@ Points = tuple[tuple[float, float], ...]
 @dataclass(frozen=True, slots=True)
 class Piecewise:
     """Linear between points (tokens, service); the last segment goes on for ever."""
+
+    kind: ClassVar[str] = "piecewise"
+    help: ClassVar[str] = "input and output each priced by a line through given points"
 
     input: Points
     output: Points
@@ -90,10 +118,20 @@ class Piecewise:
         flat = self.input[0][1] + self.output[0][1]
         return flat + steep_out * tokens + max(0.0, steep_in - steep_out) * longest_input
 
+    @property
+    def spec(self) -> dict[str, object]:
+        return {"kind": self.kind, "input": self.input, "output": self.output, "cached": self.cached}
+
+    def wire(self) -> dict[str, object]:
+        return self.spec
+
 
 @dataclass(frozen=True, slots=True)
 class Profiled:
     """The quadratic fitted to a measured profile. Defaults: the paper's fit for Llama-2-7B on an A10G."""
+
+    kind: ClassVar[str] = "profiled"
+    help: ClassVar[str] = "the quadratic a n_in + b n_out + c n_in n_out + d n_out^2 + e, fitted to a profile"
 
     a: float = 2.1
     b: float = 1.0
@@ -123,8 +161,21 @@ class Profiled:
             shares.append(min(1.0, (self.b + largest * self.c) / (2 * largest * (self.c - self.d))))
         return tokens * max(per_token(p) for p in shares) + self.a * longest_input + self.e
 
+    @property
+    def spec(self) -> dict[str, object]:
+        prices = {"a": self.a, "b": self.b, "c": self.c, "d": self.d, "e": self.e, "cached": self.cached}
+        return {"kind": self.kind, **prices}
 
-def parse_cost(spec: str | Mapping[str, object]) -> CostFunction:
+    def wire(self) -> dict[str, object]:
+        return self.spec
+
+
+COSTS: dict[object, type[Weighted] | type[Piecewise] | type[Profiled]] = {
+    cost.kind: cost for cost in (Weighted, Piecewise, Profiled)
+}
+
+
+def parse_cost(spec: str | Mapping[str, object]) -> Cost:
     """A cost function from configuration: a mapping with `kind`, or its short form `weighted:1,2`, `profiled`,
     `profiled:a=2.1,b=1`, `weighted:input=1,output=2,cached_input=0.1`.
 
@@ -132,14 +183,9 @@ def parse_cost(spec: str | Mapping[str, object]) -> CostFunction:
     """
     settings = _from_text(spec) if isinstance(spec, str) else dict(spec)
     kind = settings.pop("kind", "weighted")
-    kinds: dict[object, type[Weighted] | type[Piecewise] | type[Profiled]] = {
-        "weighted": Weighted,
-        "piecewise": Piecewise,
-        "profiled": Profiled,
-    }
-    if kind not in kinds:
-        raise CostError(f"cost: kind {kind!r} is unknown; expected one of {', '.join(map(str, kinds))}")
-    known = [field.name for field in fields(kinds[kind])]
+    if kind not in COSTS:
+        raise CostError(f"cost: kind {kind!r} is unknown; expected one of {', '.join(map(str, COSTS))}")
+    known = [field.name for field in fields(COSTS[kind])]
     for name in settings:
         if name not in known:
             raise CostError(f"cost {kind}: {name!r} is unknown; expected {', '.join(known)}")
@@ -149,7 +195,7 @@ def parse_cost(spec: str | Mapping[str, object]) -> CostFunction:
     for name, value in settings.items():
         if not isinstance(value, tuple | None):
             _check_price(str(kind), name, value)
-    return cast(CostFunction, kinds[kind](**settings))  # type: ignore[arg-type]
+    return COSTS[kind](**settings)  # type: ignore[arg-type]
 
 
 def _from_text(text: str) -> dict[str, object]:

@@ -33,14 +33,14 @@ class Exposure:
         self.most_running = max(self.most_running, self._running)
 
     def refunded_input(self) -> None:
-        """Input was given back, so it can no longer count as charged before the last dispatch (see `rise`)."""
+        """Input was given back, so it can no longer count as charged before the last dispatch (see `most_rise`)."""
         self._input_refunded = True
 
     def ended(self, ticket: Ticket) -> None:
         self.held -= ticket.input_tokens + max(ticket.predicted, ticket.produced)
         self._running -= 1
 
-    def rise(self, cost: CostFunction, capacity: Capacity) -> float:
+    def most_rise(self, cost: CostFunction, capacity: Capacity) -> float:
         """U, in service units: the most that one member's service can rise, and another's fall, between two turns."""
         tokens = max(capacity.tokens, self._most_held) + self.overrun
         largest = max(capacity.largest, self._largest) + self.overrun

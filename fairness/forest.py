@@ -88,7 +88,7 @@ class Forest:
         """Members and lift targets as they were elsewhere (`Scheduler.seed`)."""
         root = self._classes[0] = self._root(0)
         for path, lift_target in balances.lift_targets.items():
-            self._group(root, path).floor = lift_target
+            self._group(root, path).lift_target = lift_target
         for path, counter in balances.counters.items():
             share = cast(Share, self._group(root, path) if path.endswith("/") else self._tenant(root, path))
             share.base = share.counter = counter
@@ -98,7 +98,7 @@ class Forest:
     def export(self) -> Balances:
         """All members that are known, and the lift targets of their groups (`Scheduler.export`)."""
         counters = {share.path: share.base for share in self.shares()}
-        return Balances(counters, {group.path: group.floor for group in self.groups()})
+        return Balances(counters, {group.path: group.lift_target for group in self.groups()})
 
     def find(self, root: Group, path: str) -> Share | None:
         """A tenant by its id, or a group by its path and a slash, where it exists."""

@@ -18,7 +18,7 @@ class Ledger:
         self._room = room
         self._exposure = Exposure()
         self._dispatches = count()
-        self._owing: list[Group] = []  # groups with a requeued member that is behind the level of the others
+        self._owing: list[Group] = []  # groups with a requeued member that is behind the peak of the others
 
     @property
     def held(self) -> int:
@@ -32,7 +32,7 @@ class Ledger:
         share: Share = tenant
         while (group := share.group) is not None:
             accounts.append(Account(share, share.weight, turn=share.turn if isinstance(share, Group) else 0))
-            group.level = max(group.level, share.counter)
+            group.peak = max(group.peak, share.counter)
             share.running[ticket] = number
             share.overrun = 0
             share = group
@@ -48,7 +48,7 @@ class Ledger:
         for account in ticket.accounts:
             share = account.share
             if share.group is not None:
-                share.group.level = max(share.group.level, share.counter + milli(service, account.weight))
+                share.group.peak = max(share.group.peak, share.counter + milli(service, account.weight))
                 self.owe(share.group)
         self.settle(ticket, produced)
 
@@ -79,10 +79,10 @@ class Ledger:
                 share.overrun += unreserved
                 if share.overrun > self._exposure.overrun:
                     self._exposure.overrun = share.overrun
-            rise = milli(service, account.weight) - account.charged
-            if rise:
-                account.charged += rise
-                share.move(rise)
+            delta = milli(service, account.weight) - account.charged
+            if delta:
+                account.charged += delta
+                share.move(delta)
 
     def close(self, root: Group, ticket: Ticket) -> None:
         """The ticket is over: what was predicted and not produced is refunded, the rest is final."""
@@ -114,16 +114,16 @@ class Ledger:
 
     # -- what the bound is made of -----------------------------------------------------------------------------
 
-    def rise(self) -> float:
-        """U, in service units (`Exposure.rise`)."""
-        return self._exposure.rise(self._cost, self._room.capacity())
+    def most_rise(self) -> float:
+        """U, in service units (`Exposure.most_rise`)."""
+        return self._exposure.most_rise(self._cost, self._room.capacity())
 
     def rounding(self) -> int:
         """Counter units by which rounding may exceed the bound: one for each ticket that was in flight together."""
         return self._exposure.most_running
 
     def owed(self) -> int:
-        """How far the least sibling that waits is behind the level which the others had reached when a ticket was
+        """How far the least sibling that waits is behind the peak which the others had reached when a ticket was
         requeued below it, or ran under another scheduler: until it has been served up to there, the gap may be larger
         by that much."""
         most = 0
@@ -136,12 +136,12 @@ class Ledger:
         return most
 
     def owe(self, group: Group) -> None:
-        """Members may be behind its level by more than what is in flight explains."""
-        group.owed = group.level
+        """Members may be behind its peak by more than what is in flight explains."""
+        group.owed = group.peak
         if group not in self._owing:
             self._owing.append(group)
 
     def _owe_undone(self, account: Account) -> None:
         share, group = account.share, account.share.group
-        if group is not None and share.counter - account.charged < group.level:
+        if group is not None and share.counter - account.charged < group.peak:
             self.owe(group)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Mapping
 from math import ceil
-from typing import Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 from fairness.ticket import Ticket
 
@@ -19,8 +20,39 @@ class Predictor(Protocol):
         """A ticket finished with `ticket.produced` output tokens."""
 
 
-class NoPrediction:
+class Configured(Predictor):
+    """A predictor that configuration can name: it describes itself.
+
+    `form` is how a configuration writes it, `help` what it predicts. What its spec has after the colon is called
+    `argument` on the wire.
+    """
+
+    kind: ClassVar[str] = ""
+    form: ClassVar[str] = ""
+    help: ClassVar[str] = ""
+    argument: ClassVar[str] = ""
+
+    @classmethod
+    def parse(cls, argument: str) -> Configured | None:
+        """From what a spec has after the colon, empty where there is none; None: it takes no such thing."""
+        return None if argument else cls()
+
+    def wire(self) -> dict[str, object]:
+        """What the machine in the store is told of it, for JSON: k outputs that are remembered, the quantile q."""
+        return {"kind": self.kind, "k": 20, "q": 0.0}
+
+    @property
+    def spec(self) -> str:
+        """Its text in a configuration: `parse_predictor` makes the same of it."""
+        return f"{self.kind}:{self.wire()[self.argument]}" if self.argument else self.kind
+
+
+class NoPrediction(Configured):
     """Charge each token as it is seen, reserve only what is there."""
+
+    kind: ClassVar[str] = "none"
+    form: ClassVar[str] = "none"
+    help: ClassVar[str] = "nothing is charged or reserved before it is seen"
 
     def predict(self, ticket: Ticket) -> int:
         return 0
@@ -31,6 +63,10 @@ class NoPrediction:
 
 class MaxTokens(NoPrediction):
     """Reserve the most a request may produce: never wrong by too little, so the bound holds without an overrun term."""
+
+    kind: ClassVar[str] = "max_tokens"
+    form: ClassVar[str] = "max_tokens"
+    help: ClassVar[str] = "the most that the request may produce"
 
     def predict(self, ticket: Ticket) -> int:
         return ticket.max_tokens
@@ -53,11 +89,15 @@ class PerTenant(Generic[Memory]):
             self._seen.popitem(last=False)
 
 
-class Ewma:
+class Ewma(Configured):
     """Per tenant, (4 old + new) / 5, the authors' "predict".
 
     A tenant not seen yet is predicted `start` tokens (the authors start from 0).
     """
+
+    kind: ClassVar[str] = "ewma"
+    form: ClassVar[str] = "ewma"
+    help: ClassVar[str] = "of each tenant, a running average: (4 old + new) / 5"
 
     def __init__(self, start: float = 0.0, keep: int = 100_000) -> None:
         self._start = start
@@ -74,11 +114,16 @@ class Ewma:
         return self._start if mean is None else mean
 
 
-class LastK:
+class LastK(Configured):
     """Per tenant, the lengths of the last `k` outputs, and their mean as prediction (OSDI'24 section 5.1 has k = 5).
 
     A tenant not seen yet is predicted 0 tokens.
     """
+
+    kind: ClassVar[str] = "mean"
+    form: ClassVar[str] = "mean:K like mean:5"
+    help: ClassVar[str] = "of each tenant, the mean of its last K outputs"
+    argument: ClassVar[str] = "k"
 
     def __init__(self, k: int = 5, keep: int = 100_000) -> None:
         self._k = k
@@ -98,10 +143,22 @@ class LastK:
         lengths.append(ticket.produced)
         self._lengths.put(ticket, lengths)
 
+    @classmethod
+    def parse(cls, argument: str) -> Configured | None:
+        return cls(int(argument)) if argument.isdecimal() and int(argument) > 0 else None
+
+    def wire(self) -> dict[str, object]:
+        return {**super().wire(), "k": self._k}
+
 
 class Quantile(LastK):
     """Per tenant, the smallest of the last `k` outputs that at least a part `q` of them did not exceed: a high
     quantile reserves more and overruns less."""
+
+    kind: ClassVar[str] = "quantile"
+    form: ClassVar[str] = "quantile:Q like 0.9"
+    help: ClassVar[str] = "of each tenant, the length that a part Q of its last 20 outputs did not exceed"
+    argument: ClassVar[str] = "q"
 
     def __init__(self, q: float = 0.9, k: int = 20, keep: int = 100_000) -> None:
         super().__init__(k, keep)
@@ -110,21 +167,39 @@ class Quantile(LastK):
     def _summary(self, lengths: deque[int]) -> int:
         return sorted(lengths)[max(0, ceil(self._q * len(lengths)) - 1)]
 
+    @classmethod
+    def parse(cls, argument: str) -> Configured | None:
+        return Quantile(q) if (q := _part(argument)) else None
 
-def parse_predictor(spec: str) -> Predictor:
-    """`none`, `max_tokens`, `ewma`, `mean:K` (of the last K outputs), or `quantile:Q` (0 < Q <= 1, of the last 20).
+    def wire(self) -> dict[str, object]:
+        return {**super().wire(), "q": self._q}
 
-    Raises ValueError that names these forms.
+
+PREDICTORS: dict[str, type[Configured]] = {
+    predictor.kind: predictor for predictor in (NoPrediction, MaxTokens, Ewma, LastK, Quantile)
+}
+
+
+def parse_predictor(spec: str | Mapping[str, object]) -> Configured:
+    """A predictor from its spec, `none`, `mean:5`... (each says its `form` and its `help`), or from its wire form.
+
+    Raises ValueError that names the accepted forms.
     """
-    name, _, argument = spec.partition(":")
-    if name == "mean" and argument.isdecimal() and int(argument) > 0:
-        return LastK(int(argument))
-    if name == "quantile" and (q := _part(argument)):
-        return Quantile(q)
-    plain: dict[str, type[NoPrediction | Ewma]] = {"none": NoPrediction, "max_tokens": MaxTokens, "ewma": Ewma}
-    if name in plain and not argument:
-        return plain[name]()
-    raise ValueError(f"predict {spec!r}: expected none, max_tokens, ewma, mean:K like mean:5, or quantile:Q like 0.9")
+    kind, argument = _kind_and_argument(spec)
+    predictor = PREDICTORS[kind].parse(argument) if kind in PREDICTORS else None
+    if predictor is None:
+        *forms, last = (known.form for known in PREDICTORS.values())
+        raise ValueError(f"predict {spec!r}: expected {', '.join(forms)}, or {last}")
+    return predictor
+
+
+def _kind_and_argument(spec: str | Mapping[str, object]) -> tuple[str, str]:
+    if isinstance(spec, str):
+        kind, _, argument = spec.partition(":")
+        return kind, argument
+    kind = str(spec["kind"])
+    key = PREDICTORS[kind].argument if kind in PREDICTORS else ""
+    return kind, str(spec[key]) if key else ""
 
 
 def _part(text: str) -> float | None:

@@ -59,13 +59,11 @@ Every operation is O(log n) in tenants that wait, except `requeue`, O(queue of t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import count
 from math import inf
 
 from fairness.admission import Admission
 from fairness.auditor import Auditor
 from fairness.cost import CostFunction
-from fairness.deadlines import Deadlines
 from fairness.forest import Balances, Forest
 from fairness.integrity import check_forest
 from fairness.ledger import Ledger
@@ -73,8 +71,9 @@ from fairness.locality import Locality
 from fairness.objective import Objective
 from fairness.policies.base import Policy
 from fairness.predict import NoPrediction, Predictor
+from fairness.queue import Queue
 from fairness.room import Residency, Room
-from fairness.shares import MILLI, Group, Share, Tenant
+from fairness.shares import MILLI, Group, Tenant
 from fairness.snapshot import Snapshot, snapshot_of, widest_gap
 from fairness.ticket import Grant, LawError, Refusal, State, Ticket
 
@@ -116,14 +115,11 @@ class Scheduler:
         self._ledger = Ledger(self._measure, room)
         self.objective = objective
         self._forest = Forest(policy, weights or {}, default_weight)
+        self._queue = Queue(self._forest, self._ledger, lifts=policy.lifts, auditor=auditor)
         self._admission = Admission(max_waiting, max_waiting_per_tenant, tenant_bounds or {})
         self._adapter_load = adapter_load
         self._residency = residency
         self._locality = Locality(residency, policy.slack, self._predict) if residency and policy.slack else None
-
-        self._deadlines = Deadlines()
-        self._seq = count()
-        self._seeded: set[str] = set()  # until the first pick: members whose seeded counters say whether they waited
         if auditor is not None:
             auditor.attach(lambda: (self.bound(), self._ledger.rounding()))
 
@@ -138,16 +134,13 @@ class Scheduler:
             refusal = self.objective.admit(ticket, now, self._forest.ahead(ticket))
         if refusal is not None:
             return refusal
-        ticket.seq = next(self._seq)
-        self._enqueue(self._forest.tenant(ticket), ticket, new=True)
+        self._queue.join(ticket)
         return None
 
     def pick(self, now: float | None = None) -> Grant | None:
         """The next turn: reserves its room and charges its input in the same step. None: nobody waits, or the
         head does not fit (then nothing else may pass). An objective learns the drain rate from `now`, in seconds."""
-        if self._seeded:
-            self._seeded = set()
-        root = self._forest.class_in_turn()
+        root = self._queue.class_in_turn()
         tenant = self._in_turn(root) if root is not None else None
         if root is None or tenant is None:
             return None
@@ -168,14 +161,14 @@ class Scheduler:
     def expire(self, now: float) -> list[Ticket]:
         """Cancel and return the tickets that still wait at or after their deadline."""
         expired = []
-        for ticket in self._deadlines.due(now):
+        for ticket in self._queue.due(now):
             self.cancel(ticket)
             expired.append(ticket)
         return expired
 
     def next_deadline(self) -> float:
         """When `expire` next has something to look at; infinity when nothing that waits has a deadline."""
-        return self._deadlines.next()
+        return self._queue.next_deadline()
 
     # -- reports of what runs ----------------------------------------------------------------------------------
 
@@ -211,14 +204,7 @@ class Scheduler:
             return
         self._expect(ticket, State.WAITING)
         ticket.state = State.CANCELLED
-        tenant = self._forest.tenant(ticket)
-        share: Share = tenant
-        while (group := share.group) is not None:
-            self._leave_queue(share, group)
-            group.rest(share)
-            share = group
-        share.waiting -= 1
-        tenant.tidy()
+        self._queue.drop(ticket)
 
     def requeue(self, ticket: Ticket) -> None:
         """Undo the dispatch of a ticket whose engine did not serve it: as if it had never left the queue."""
@@ -226,7 +212,7 @@ class Scheduler:
         if self.objective is not None:
             self.objective.ended(ticket)
         self._ledger.undo(self._forest.root(ticket), ticket)
-        self._enqueue(self._forest.tenant(ticket), ticket, new=False)
+        self._queue.put_back(ticket)
 
     # -- moving in ---------------------------------------------------------------------------------------------
 
@@ -253,17 +239,17 @@ class Scheduler:
 
         A member begins at its counter when it has work here. What is submitted before the first `pick` is taken to
         have waited before: a member with a seeded counter is lifted to the given target, not to those that were
-        submitted earlier; any other member is lifted as always. Where nothing waits or runs, the member that has
-        received the most counts as who left last. What the counters are apart beyond the bound is added to it until
-        it has been made up. A member without work is forgotten as always.
+        submitted earlier; any other member is lifted as always. Who left the queue last is not known: where nothing
+        waits or runs it is taken to be the member with the highest counter, and a new member is lifted to that. What
+        the counters are apart beyond the bound is added to it until it has been made up. A member without work is
+        forgotten as always.
 
         Raises LawError after the first submit, and where the policy has classes: a path may be in several.
         """
         self._expect_no_classes()
         if self._forest.roots():
             raise LawError("expected an empty pool to seed")
-        self._forest.seed(balances)
-        self._seeded = set(balances.counters)
+        self._queue.seed(balances)
 
     def resume(self, ticket: Ticket, worker: str) -> None:
         """A new ticket already runs on `worker`, dispatched elsewhere: it takes its room there, whether it fits or
@@ -277,14 +263,9 @@ class Scheduler:
         self._expect(ticket, State.NEW)
         self.room.take(ticket, worker)
         ticket.worker = worker
-        ticket.seq = next(self._seq)
         ticket.state = State.RUNNING
-        tenant = self._forest.tenant(ticket)
-        group = tenant.group
-        while group is not None:
-            group.turn = next(self._seq)
-            group = group.group
-        self._ledger.take_over(tenant, ticket)
+        self._queue.take_over(ticket)
+        self._ledger.take_over(self._forest.tenant(ticket), ticket)
         if self.auditor is not None:
             self.auditor.refresh()
 
@@ -301,8 +282,8 @@ class Scheduler:
     def bound(self) -> float:
         """The most that the counters of two siblings that wait can differ, in service units / weight: U / min w, and
         what the policy allows, and what a requeued ticket missed while its engine held it."""
-        rise = self._ledger.rise() / self._forest.least_weight
-        return rise + self.policy.allowance + self._ledger.owed() / MILLI
+        most_rise = self._ledger.most_rise() / self._forest.least_weight
+        return most_rise + self.policy.allowance + self._ledger.owed() / MILLI
 
     def gap(self) -> float:
         """The largest max c - min c over siblings that wait now, in service units / weight. O(n): for tests and
@@ -310,13 +291,10 @@ class Scheduler:
         return widest_gap(self._forest)
 
     def queue_length(self, tenant_id: str | None = None) -> int:
-        if tenant_id is None:
-            return self._forest.waiting()
-        found = (self._forest.find(root, tenant_id) for root in self._forest.roots())
-        return sum(share.waiting for share in found if share is not None)
+        return self._queue.length(tenant_id)
 
     def snapshot(self) -> Snapshot:
-        return snapshot_of(self._forest, self.policy.name, self.bound(), self.room.capacity())
+        return snapshot_of(self._forest, self.policy.spec, self.bound(), self.room.capacity())
 
     def check_integrity(self) -> None:
         """Recompute the conservation laws from the tickets. Raises LawError that says which one is broken."""
@@ -326,70 +304,19 @@ class Scheduler:
         if self._ledger.held != held:
             raise LawError(f"{self._ledger.held} tokens are said to be in flight, {held} are")
 
-    # -- inside: the queue -------------------------------------------------------------------------------------
+    # -- inside ------------------------------------------------------------------------------------------------
 
     def _predict(self, ticket: Ticket) -> int:
         room_left = self.room.capacity().largest - ticket.input_tokens
         return max(0, min(self.predictor.predict(ticket), ticket.max_tokens, room_left))
 
-    def _enqueue(self, tenant: Tenant, ticket: Ticket, *, new: bool) -> None:
-        ticket.state = State.WAITING
-        if ticket.deadline != inf:
-            self._deadlines.push(ticket, self._forest.waiting())
-        tenant.insert(ticket)
-        share: Share = tenant
-        while (group := share.group) is not None:
-            share.waiting += 1
-            if share.waiting > 1:
-                group.reorder(share)
-            else:
-                self._begin_waiting(share, group, new)
-            share = group
-        share.waiting += 1
-
-    def _begin_waiting(self, share: Share, group: Group, new: bool) -> None:
-        if new and isinstance(share, Group):
-            share.turn = next(self._seq)
-        if new and self.policy.lifts:
-            self._lift(share, group)
-        group.members_waiting += 1
-        group.reorder(share)
-        if self.auditor is not None:
-            share.watch = self.auditor.joined(group.path, share.path, share.counter)
-
-    def _lift(self, share: Share, group: Group) -> None:
-        if share.path in self._seeded:
-            group.catch_up(share)
-            self._ledger.owe(group)
-        else:
-            group.lift(share)
-        if not self._seeded:  # or a group whose tickets are still to come is forgotten
-            group.forget()
-
     def _dispatch(self, tenant: Tenant, ticket: Ticket) -> None:
-        tenant.take()
         ticket.state = State.RUNNING
         self._ledger.open(tenant, ticket)
-        share: Share = tenant
-        while (group := share.group) is not None:
-            if isinstance(share, Group):
-                share.turn = next(self._seq)
-            self._leave_queue(share, group)
-            share = group
-        share.waiting -= 1
+        self._queue.take(tenant)
         if self.auditor is not None:
             self.auditor.refresh()
         self._ledger.settle(ticket, ticket.predicted)
-
-    def _leave_queue(self, share: Share, group: Group) -> None:
-        share.waiting -= 1
-        if share.waiting:
-            return
-        group.members_waiting -= 1
-        share.entry = None
-        if share.watch is not None:
-            share.watch.left()
-            share.watch = None
 
     def _end(self, ticket: Ticket, state: State) -> None:
         ticket.state = state
@@ -403,7 +330,7 @@ class Scheduler:
 
     def _expect_no_classes(self) -> None:
         if self.policy.aging:
-            raise LawError(f"policy {self.policy.name} has classes; expected a policy without them to seed or export")
+            raise LawError(f"policy {self.policy.spec} has classes; expected a policy without them to seed or export")
 
     def _expect(self, ticket: Ticket, state: State) -> None:
         if ticket.state is not state:

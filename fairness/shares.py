@@ -54,13 +54,13 @@ class Share:
         """The smaller comes first among members with equal counters."""
         raise NotImplementedError
 
-    def move(self, rise: int) -> None:
-        """Its counter rises, or falls where `rise` is negative."""
-        self.counter += rise
-        if rise < 0 and self.waiting and self.group is not None:
+    def move(self, delta: int) -> None:
+        """Its counter rises by `delta`, or falls where that is negative."""
+        self.counter += delta
+        if delta < 0 and self.waiting and self.group is not None:
             self.group.reorder(self)
         if self.watch is not None:
-            self.watch.moved(rise)
+            self.watch.moved(delta)
 
     def at_rest(self) -> bool:
         return not self.waiting and not self.running
@@ -126,9 +126,9 @@ class Group(Share):
     turn: int = 0  # when it last took a turn, or began to wait
     members: dict[str, Share] = field(default_factory=dict)
     members_waiting: int = 0
-    floor: int = 0  # the lift target; never decreases
-    level: int = 0  # the highest counter that a member had when its turn came
-    owed: int = 0  # the level that a requeued member has not been served up to yet; 0: there is none
+    lift_target: int = 0  # whoever begins to wait is raised to it; never decreases
+    peak: int = 0  # the highest counter that a member had when its turn came
+    owed: int = 0  # the peak that a requeued member has not been served up to yet; 0: there is none
     passed: int = 0  # turns of other classes while this one waited, in a row
     last_ended: tuple[int, Share | None] = (-1, None)  # the latest dispatch among tickets that ended
     order: list[Entry] = field(default_factory=list)
@@ -204,20 +204,36 @@ class Group(Share):
     # -- lift and oblivion -------------------------------------------------------------------------------------
 
     def lift(self, member: Share) -> None:
-        """`member` is about to wait: raise it to the least of those that wait, or to who left the queue last."""
-        level = self.least() or self.last_left()
-        if level is not None and level.counter > self.floor:
-            self.floor = level.counter
+        """`member` is about to wait: raise its counter to the lift target. That first rises to the counter of the
+        member whose turn it is or, when nobody waits, of the one whose request left the queue last. It never falls.
+
+        Example, after a refund: a runs and is charged 100, most of it a prediction. b comes when nobody waits: it is
+        lifted to 100, a having left the queue last, and the lift target is 100. b leaves unserved and is forgotten.
+        a ends, having cost 30 only. When c comes it is lifted to 100, not to 30. And so is b if it comes again: that
+        it stood at 100 is remembered in the lift target alone, so this must not follow a down.
+        """
+        self._raise_lift_target(self.least() or self.last_left())
         self.catch_up(member)
 
+    def _raise_lift_target(self, other: Share | None) -> None:
+        if other is not None and other.counter > self.lift_target:
+            self.lift_target = other.counter
+
     def catch_up(self, member: Share) -> None:
-        """`member` is about to wait again, as it did elsewhere: raise it to the lift target as it is."""
-        if member.counter < self.floor:
-            member.base += self.floor - member.counter
-            member.counter = self.floor
+        """`member` is about to wait: raise its counter to the lift target as it stands, which stays. At a lift target
+        of 200, a member at 100 begins at 200, and one at 900 at 900."""
+        if member.counter < self.lift_target:
+            member.base += self.lift_target - member.counter
+            member.counter = self.lift_target
 
     def last_left(self) -> Share | None:
-        """The member whose request left the queue last, requeued ones aside."""
+        """The member whose request left the queue last, by order of dispatch; None: it is not known. A requeued
+        dispatch never happened.
+
+        Example: tickets of a, b and c are dispatched as numbers 1, 2 and 3. c's is requeued, so it was b. b's ends:
+        it is b still (`last_ended` is 2), though of those that run a's is the latest. c's has its turn again, as
+        number 4: it is c.
+        """
         number, member = self.last_ended
         if self.running:
             ticket = next(reversed(self.running))
@@ -226,20 +242,32 @@ class Group(Share):
         return member
 
     def rest(self, member: Share) -> None:
-        """A member without work is forgotten as soon as its counter is not above the lift target."""
+        """`member` may have come to be without work: forget it if its counter does not matter any more.
+
+        Example, at a lift target of 100: a stands at 80 and is forgotten, for when it comes back the lift sets 100,
+        whether its 80 is known or not. b stands at 130 and is set aside: were it forgotten it would come back at 100,
+        and have 30 for nothing. When the lift target has risen to 130, `forget` drops it.
+        """
         if not member.at_rest() or (isinstance(member, Group) and not member.forgettable()):
             return
-        if member.counter > self.floor:
+        if member.counter > self.lift_target:
             self.set_aside(member)
         elif not member.idle:
             del self.members[member.path]
 
     def settle_in(self) -> None:
-        """Its members have been seeded: who has the most counts as who left last, so that nobody rides free."""
+        """Its members were seeded, and who left the queue last is not known: take the member with the highest counter
+        for it. Then whoever begins to wait while nobody else does is lifted to the highest counter, and cannot begin
+        with less than any other member has received.
+
+        Example: a is seeded with 500 and b with 300. c, which is new, comes first and begins at 500, though it would
+        have been 300 had b been the last. A wrong guess puts c too high, here by 200; without one it would begin at 0,
+        and have all turns to itself until it came to b's 300.
+        """
         for member in self.members.values():
             self.set_aside(member)
-            if member.counter >= self.level:
-                self.level = member.counter
+            if member.counter >= self.peak:
+                self.peak = member.counter
                 self.last_ended = (-1, member)
 
     def set_aside(self, member: Share) -> None:
@@ -249,17 +277,23 @@ class Group(Share):
             heapq.heappush(self.resting, (member.counter, member.path, member))
 
     def forgettable(self) -> bool:
-        """At rest, the next lift will be to who left last: so do it now, and see whether anything remains to know."""
-        level = self.last_left()
-        if self.lifts and level is not None and level.counter > self.floor:
-            self.floor = level.counter
+        """A group without work can be forgotten with all its members if none of their counters matters any more.
+        Whichever member comes next is lifted to the one that left the queue last, so that lift is done now.
+
+        Example: in group x, b was served 70 and then a, which waited from the beginning, 50. Now the lift target of x
+        is 50, and a is forgotten. b stands at 70, so b and x stay known: forgotten, x would begin again with both at 0
+        and b would have its 20 more for nothing. Had b been served 40, nobody in x would be left to know: x can go as
+        soon as its own counter does not matter, since to begin again at 0 is the same as to go on at 50.
+        """
+        if self.lifts:
+            self._raise_lift_target(self.last_left())
         self.forget()
         return not self.members
 
     def forget(self) -> None:
         """The lift target rose: forget whom it has reached."""
         resting = self.resting
-        while resting and resting[0][0] <= self.floor:
+        while resting and resting[0][0] <= self.lift_target:
             member = heapq.heappop(resting)[2]
             member.idle = False
             self.rest(member)

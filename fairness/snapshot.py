@@ -41,7 +41,7 @@ def snapshot_of(forest: Forest, policy: str, bound: float, capacity: Capacity) -
         forest.waiting(),
         sum(len(root.running) for root in roots),
         _by_path(share for share in shares if isinstance(share, Tenant)),
-        max((root.floor for root in roots), default=0) / MILLI,
+        max((root.lift_target for root in roots), default=0) / MILLI,
         widest_gap(forest),
         bound,
         capacity,

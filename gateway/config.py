@@ -116,10 +116,8 @@ class PoolConfig(_Section):
 
     def not_shared(self) -> Iterator[tuple[str, str]]:
         """Keys that have no form in shared state, and why."""
-        if self.policy.startswith("priority:"):
-            yield "policy", "priority classes are kept by each gateway alone; expected another policy, like vtc"
-        if self.policy.startswith("vtc:slack"):
-            yield "policy", "which adapters a worker holds is known to each gateway alone; expected vtc"
+        if reason := parse_policy(self.policy).not_shared:
+            yield "policy", reason
         if self.adapter_slots is not None:
             yield "adapter_slots", "which adapters a worker holds is known to each gateway alone; leave it out"
         if self.adapter_load:
@@ -368,7 +366,7 @@ def surprises(config: GatewayConfig) -> list[str]:
     for name, pool in config.pools.items():
         unused = [model for model in pool.served() if not any(tenant.may_use(model) for tenant in config.tenants)]
         found += [f"no tenant may use model {model} of pool {name}" for model in unused]
-        if pool.policy != "vtc":
+        if not parse_policy(pool.policy).bounded:
             found.append(f"pool {name} orders by {pool.policy}, which promises no fair share; vtc does")
     served = {model for pool in config.pools.values() for model in pool.served()}
     for tenant in config.tenants:

@@ -2,13 +2,11 @@
 
 Every policy here is "among tenants with a waiting request, the smallest counter, ties by the oldest head".
 They differ in what is measured into the counter, how finely counters are told apart, whether a tenant that joins is
-lifted, whether classes go first, and whether an arrival may be turned away.
+lifted, whether classes go first, and whether an arrival may be turned away. A new one is a file beside these and a
+line in POLICIES.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from math import isfinite
 
 from fairness.policies.base import Policy
 from fairness.policies.drr import Drr
@@ -19,42 +17,36 @@ from fairness.policies.round_robin import RoundRobin
 from fairness.policies.rpm import Rpm
 from fairness.policies.vtc import Vtc
 
-POLICIES: dict[str, Callable[[], Policy]] = {"vtc": Vtc, "fcfs": Fcfs, "lcf": Lcf, "rr": RoundRobin}
-_NUMBERED: dict[str, tuple[Callable[[int], Policy], str]] = {
-    "rpm": (Rpm, "rpm:LIMIT with a whole number of requests a minute, like rpm:20"),
-    "drr": (Drr, "drr:QUANTUM with a whole number of service units, like drr:500"),
-    "priority": (Priority, "priority:AGING with the turns after which a lower class goes first, like priority:16"),
+POLICIES: dict[str, type[Policy]] = {
+    "vtc": Vtc,
+    "fcfs": Fcfs,
+    "lcf": Lcf,
+    "rr": RoundRobin,
+    "rpm": Rpm,
+    "drr": Drr,
+    "priority": Priority,
 }
+"""By the text before the colon in its spec."""
 
 
 def parse_policy(spec: str) -> Policy:
-    """`vtc`, `vtc:slack=S` (service units a ticket may be ahead for the sake of its adapter), `fcfs`, `lcf`, `rr`,
-    `rpm:LIMIT` (accepted requests a minute and tenant), `drr:QUANTUM` (service units), `priority:AGING` (turns).
+    """A policy from its spec: `vtc`, `rpm:20`... (each says its `forms` and its `help`).
 
     Raises ValueError that names the accepted forms.
     """
-    name, _, argument = spec.partition(":")
-    if name in _NUMBERED:
-        make, form = _NUMBERED[name]
-        if not argument.isdecimal() or int(argument) < 1:
-            raise ValueError(f"policy {spec!r}: write {form}")
-        return make(int(argument))
-    if argument.startswith("slack=") and name == "vtc":
-        return Vtc(_slack(spec, argument.removeprefix("slack=")))
-    if name not in POLICIES or argument:
-        forms = ", ".join((*POLICIES, "vtc:slack=S", "rpm:LIMIT", "drr:QUANTUM", "priority:AGING"))
-        raise ValueError(f"policy {spec!r} is unknown; expected one of {forms}")
-    return POLICIES[name]()
-
-
-def _slack(spec: str, text: str) -> float:
+    kind, _, argument = spec.partition(":")
     try:
-        slack = float(text)
-    except ValueError:
-        slack = -1.0
-    if not (isfinite(slack) and slack >= 0):
-        raise ValueError(f"policy {spec!r}: write vtc:slack=S with a number of service units of at least 0")
-    return slack
+        policy = POLICIES[kind].parse(argument) if kind in POLICIES else None
+    except ValueError as error:
+        raise ValueError(f"policy {spec!r}: {error}") from None
+    if policy is None:
+        raise ValueError(f"policy {spec!r} is unknown; expected one of {', '.join(_forms())}")
+    return policy
 
 
-__all__ = ["POLICIES", "Drr", "Fcfs", "Lcf", "Policy", "Priority", "RoundRobin", "Rpm", "Vtc", "parse_policy"]
+def _forms() -> list[str]:
+    """Of all policies, those without a number first."""
+    return sorted((form for policy in POLICIES.values() for form in policy.forms), key=lambda form: ":" in form)
+
+
+__all__ = ["POLICIES", "Policy", "Vtc", "parse_policy"]

@@ -8,14 +8,23 @@ one quantum.
 
 from __future__ import annotations
 
-from fairness.policies.base import Policy
+from typing import ClassVar
+
+from fairness.policies.base import Policy, whole_number
 
 
 class Drr(Policy):
+    forms: ClassVar[tuple[str, ...]] = ("drr:QUANTUM",)
+    help: ClassVar[str] = "deficit round robin: VTC that tells counters apart by whole rounds of QUANTUM service units"
+
     def __init__(self, quantum: int) -> None:
         """`quantum` in service units / weight, at least 1."""
-        self.name = f"drr:{quantum}"
+        self.spec = f"drr:{quantum}"
         self.quantum = 1000 * quantum
+
+    @classmethod
+    def parse(cls, argument: str) -> Policy:
+        return cls(whole_number(argument, "drr:QUANTUM with a whole number of service units, like drr:500"))
 
     @property
     def allowance(self) -> float:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from fairness.policies.base import Policy
+from typing import ClassVar
+
+from fairness.policies.base import ALL_EQUAL, Policy
 
 
 class Fcfs(Policy):
-    name = "fcfs"
+    forms: ClassVar[tuple[str, ...]] = ("fcfs",)
+    help: ClassVar[str] = "first come, first served, whoever sent it"
+    spec = "fcfs"
+    bounded = False
     tree = False
-    quantum = 2**53  # above every counter
+    quantum = ALL_EQUAL

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from fairness.cost import CostFunction
 from fairness.policies.base import Policy
 
@@ -17,7 +19,11 @@ class PerRequest:
 
 
 class RoundRobin(Policy):
-    name = "rr"
+    forms: ClassVar[tuple[str, ...]] = ("rr",)
+    help: ClassVar[str] = "round robin: one request each, whatever it costs"
+    spec = "rr"
+    bounded = False  # turns are shared evenly, service is not
+    per_request = True
 
     def measure(self, cost: CostFunction) -> CostFunction:
         return PerRequest()

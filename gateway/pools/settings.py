@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import ceil
 from typing import NamedTuple
 
 from fairness import (
@@ -22,6 +21,7 @@ from fairness import (
     parse_predictor,
     paths,
 )
+from fairness.cost import Cost
 from gateway.config import FALLBACK_KV_TOKENS, FALLBACK_SLOTS, GatewayConfig, PoolConfig
 
 
@@ -47,7 +47,7 @@ class Settings:
     predictor's spec: each scheduler learns for itself."""
 
     policy: Policy
-    cost: CostFunction
+    cost: Cost
     predict: str
     limits: QueueLimits
     weights: Mapping[str, float]
@@ -68,7 +68,7 @@ class Settings:
 
     def same_prices(self, other: Settings) -> bool:
         """Tickets cost the same under both."""
-        return (self.cost, self.policy.name) == (other.cost, other.policy.name)
+        return (self.cost, self.policy.spec) == (other.cost, other.policy.spec)
 
 
 def settings_of(pool: PoolConfig, config: GatewayConfig) -> Settings:
@@ -104,7 +104,7 @@ def scheduler_of(
     alone with one part. `residency`, `adapter_load` and `objective` exist for such a gateway only, as do policies with
     classes or slack: shared state has no form for them (`PoolConfig.not_shared`)."""
     return Scheduler(
-        _policy_for(settings.policy, parts),
+        settings.policy.part(parts),
         settings.cost,
         room,
         weights=settings.weights,
@@ -118,9 +118,3 @@ def scheduler_of(
         max_waiting_per_tenant=settings.limits.per_tenant,
         tenant_bounds=settings.limits.tenants,
     )
-
-
-def _policy_for(policy: Policy, parts: int) -> Policy:
-    """A rate limit is granted in parts, rounded up, from an empty window."""
-    kind, _, limit = policy.name.partition(":")
-    return parse_policy(f"rpm:{ceil(int(limit) / parts)}") if kind == "rpm" else policy

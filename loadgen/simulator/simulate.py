@@ -75,10 +75,10 @@ class Simulation:
             self._step()
             if progress and len(self._records) - reported >= 50:
                 reported = len(self._records)
-                progress(self._policy.name, reported / len(self._arrivals))
+                progress(self._policy.spec, reported / len(self._arrivals))
         if progress:
-            progress(self._policy.name, 1.0)
-        return summarise(self._policy.name, self._records, self._meter.log(), self._cost, self._weights)
+            progress(self._policy.spec, 1.0)
+        return summarise(self._policy.spec, self._records, self._meter.log(), self._cost, self._weights)
 
     def _step(self) -> None:
         may_admit = not self._running or self._meter.steps - self._admitted >= MIN_DECODE_STEPS

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from fairness import Book, LawError, State, Ticket, Weighted, paths
-from fairness.policies import Fcfs
+from fairness.policies.fcfs import Fcfs
 
 from .world import KINDS, TREE, UNUSUAL, World, random_ops, random_setting
 

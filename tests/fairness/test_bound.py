@@ -8,7 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from fairness import Auditor, Crossing, MaxTokens, NoPrediction, Scheduler, Ticket, Weighted, Worker, WorkerRoom
-from fairness.policies import Fcfs, Lcf, Policy, Vtc
+from fairness.policies import Policy, Vtc
+from fairness.policies.fcfs import Fcfs
+from fairness.policies.lcf import Lcf
 
 from .world import KINDS, Setting, World, random_ops, random_setting
 

@@ -28,6 +28,7 @@ from fairness import (
 from fairness.forest import Forest
 from fairness.ledger import Ledger
 from fairness.policies import Policy, Vtc
+from fairness.queue import Queue
 from fairness.shares import Group, Share, Tenant
 
 from .plain import PLAIN_ONLY
@@ -122,17 +123,17 @@ def test_every_policy_moves(policy: str) -> None:
         play(seed, setting._replace(**other))
 
 
-def seeded_members_lifted_like_new_ones(self: Scheduler, share: Share, group: Group) -> None:
+def seeded_members_lifted_like_new_ones(self: Queue, share: Share, group: Group) -> None:
     group.lift(share)
     group.forget()
 
 
-def seeded_members_not_lifted(self: Scheduler, share: Share, group: Group) -> None:
+def seeded_members_not_lifted(self: Queue, share: Share, group: Group) -> None:
     if share.path not in self._seeded:
         true_lift(self, share, group)
 
 
-def groups_forgotten_before_they_are_back(self: Scheduler, share: Share, group: Group) -> None:
+def groups_forgotten_before_they_are_back(self: Queue, share: Share, group: Group) -> None:
     true_lift(self, share, group)
     group.forget()
 
@@ -163,12 +164,12 @@ def what_runs_exported_too(self: Forest) -> Balances:
     return true_export(self)._replace(counters={share.path: share.counter for share in self.shares()})
 
 
-true_seed, true_export, true_lift = Forest.seed, Forest.export, Scheduler._lift
+true_seed, true_export, true_lift = Forest.seed, Forest.export, Queue._lift
 
 MUTANTS: list[tuple[type, str, Callable[..., None]]] = [
-    (Scheduler, "_lift", seeded_members_lifted_like_new_ones),
-    (Scheduler, "_lift", seeded_members_not_lifted),
-    (Scheduler, "_lift", groups_forgotten_before_they_are_back),
+    (Queue, "_lift", seeded_members_lifted_like_new_ones),
+    (Queue, "_lift", seeded_members_not_lifted),
+    (Queue, "_lift", groups_forgotten_before_they_are_back),
     (Group, "settle_in", nobody_left_last),
     (Ledger, "owe", nothing_is_owed),
     (Ledger, "take_over", taken_over_for_its_input_only),

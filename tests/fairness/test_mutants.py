@@ -38,21 +38,21 @@ def lift_dropped(self: Group, member: Share) -> None:
 
 def lift_dropped_while_nobody_waits(self: Group, member: Share) -> None:
     if (least := self.least()) is not None:
-        _lift_to(self, member, max(self.floor, least.counter))
+        _lift_to(self, member, max(self.lift_target, least.counter))
 
 
 def lift_target_that_falls(self: Group, member: Share) -> None:
-    if (level := self.least() or self.last_left()) is not None:
-        _lift_to(self, member, level.counter)
+    if (other := self.least() or self.last_left()) is not None:
+        _lift_to(self, member, other.counter)
 
 
 def lift_to_the_most(self: Group, member: Share) -> None:
     waiting = [other.counter for other in self.members.values() if other.waiting]
-    _lift_to(self, member, max([self.floor, *waiting]))
+    _lift_to(self, member, max([self.lift_target, *waiting]))
 
 
 def _lift_to(group: Group, member: Share, target: int) -> None:
-    group.floor = target
+    group.lift_target = target
     if member.counter < target:
         member.base += target - member.counter
         member.counter = target
@@ -79,12 +79,12 @@ def requeue_that_lifts(self: Scheduler, ticket: Ticket) -> None:
     true_requeue(self, ticket)
     for share in self._forest.shares():
         if share.waiting == 1 and isinstance(share.group, Group):
-            _lift_to(share.group, share, share.group.floor)
+            _lift_to(share.group, share, share.group.lift_target)
             share.group.reorder(share)
 
 
 def requeue_at_the_end(self: Scheduler, ticket: Ticket) -> None:
-    ticket.seq = next(self._seq)
+    ticket.seq = next(self._queue._seq)
     true_requeue(self, ticket)
 
 

@@ -7,7 +7,9 @@ import random
 import pytest
 
 from fairness import Scheduler, Ticket, Weighted, Worker, WorkerRoom
-from fairness.policies import Fcfs, Lcf, Policy, Vtc
+from fairness.policies import Policy, Vtc
+from fairness.policies.fcfs import Fcfs
+from fairness.policies.lcf import Lcf
 
 
 def pool(policy: Policy) -> Scheduler:
@@ -58,7 +60,7 @@ def test_cancelled_requests_leave_nothing_behind() -> None:
         scheduler.submit(ticket, 0.0)
         scheduler.cancel(ticket)
     assert remembered(scheduler) == 1
-    assert len(scheduler._deadlines) < 100
+    assert len(scheduler._queue._deadlines) < 100
     assert all(len(group.order) + len(group.resting) < 100 for group in scheduler._forest.groups())
 
 

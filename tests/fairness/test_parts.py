@@ -38,7 +38,7 @@ def finished(tenant: str, produced: int) -> Ticket:
 
 @pytest.mark.parametrize("spec", ["vtc", "fcfs", "lcf", "rr", "rpm:20", "drr:500", "priority:16", "vtc:slack=40"])
 def test_a_policy_is_called_what_it_was_asked_for(spec: str) -> None:
-    assert parse_policy(spec).name == spec
+    assert parse_policy(spec).spec == spec
 
 
 @pytest.mark.parametrize(

@@ -119,3 +119,21 @@ def test_surprises() -> None:
     assert "no tenant may use model m of pool main" in found
     assert "tenant a may use other, which no pool serves" in found
     assert "fcfs" in found
+
+
+@pytest.mark.parametrize(
+    ("policy", "surprising"),
+    [
+        ("vtc", False),
+        ("vtc:slack=500", False),
+        ("drr:500", False),
+        ("priority:16", False),
+        ("fcfs", True),
+        ("lcf", True),
+        ("rr", True),
+        ("rpm:20", True),
+    ],
+)
+def test_only_a_policy_without_a_bound_is_a_surprise(policy: str, surprising: bool) -> None:
+    config = changed("pools.main.policy", policy)
+    assert any("promises no fair share" in found for found in surprises(parse_config(config))) == surprising

@@ -56,7 +56,7 @@ class View:
         }
         states |= {path: TenantState(0.0, self._weight(path), *counts) for path, counts in own.items()}
         return Snapshot(
-            self._settings.policy.name,
+            self._settings.policy.spec,
             sum(state.waiting for state in states.values()),
             sum(state.running for state in states.values()),
             {path: state for path, state in states.items() if not path.endswith("/")},

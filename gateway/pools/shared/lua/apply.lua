@@ -3,7 +3,7 @@
 -- keys[1]  "{namespace:pool}"
 -- args[1]  JSON {"replica": id, "batch": n, "acked": the last batch that was answered, "seen": id of the last entry read from its stream or "", "ops": [[name, ...], ...]}
 -- returns  {"ok", now ms, epoch, revision, waiting, replicas, gathering 0/1, hold ms, more 0/1, refusals, grants,
---           shares {{path, lifted, counter, floor, number of this call}, ...}, queued {{id, seq}, ...}}
+--           shares {{path, lifted, counter, lift target, number of this call}, ...}, queued {{id, seq}, ...}}
 --          {"rejoin", now ms, "unknown" | "behind" | "silent" | "gathering"}: nothing was applied; the next batch must begin with "join"
 -- A batch that was applied before changes nothing and returns what it returned then.
 

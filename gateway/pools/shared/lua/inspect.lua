@@ -16,7 +16,7 @@ local function gap_of(group)
   return store.share(last:sub(18)).counter - store.share(first:sub(18)).counter
 end
 
--- How far the least sibling that waits is behind the level that others had reached when a ticket was requeued.
+-- How far the least sibling that waits is behind the peak that others had reached when a ticket was requeued.
 local function owed_by(group)
   local least = tree.least(group)
   return least and math.max(0, group.owed - least.counter) or 0

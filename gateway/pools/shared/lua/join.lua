@@ -53,7 +53,9 @@ local function by_depth(paths)
   return tree.by_depth(sorted)
 end
 
--- Nobody remembers who left the queue last: until someone does again, it is the member with the most.
+-- Who left the queue last is not known (`ended` 0): until a request leaves it again, the member with the highest counter
+-- is taken for it, so that whoever begins to wait next begins with no less than others received. `settle_in` in
+-- fairness/shares.py has an example.
 local function leads(share)
   local group = store.share(share.group)
   local last = group.ended == 0 and store.share(group.ended_path)
@@ -63,7 +65,8 @@ local function leads(share)
   end
 end
 
--- Nobody waits, and a replica comes back that served: who left last is the member with the most.
+-- A replica comes back and tells of service that the store did not know. In a group where nobody waits, a member that so
+-- comes to have more than the one that is known to have left the queue last is taken for the last in its place.
 local function overtakes(share)
   local group = store.share(share.group)
   local last = group.ended >= 0 and store.share(group.ended_path)
@@ -76,6 +79,12 @@ end
 -- The counter of a member in a store that forgot, as it was last heard of by anyone: `lifted` plus all books, or what
 -- it was, if replicas that charged it are gone. One that was made for a ticket before anyone told of it stands at the
 -- lift target (`guess`), and does not fall.
+--
+-- Example: a stood at 100, lifted by 20 and charged 30 by r1 and 50 by r2, when the store lost everything. r1 is back
+-- first, tells [lifted 20, counter 100] and its book of 30: a stands at 100 again, the larger of what was told (100) and
+-- of 20 + 30; the 50 that nobody here has charged count as lifted, so that lifted is 70. r2 comes, tells the same and its
+-- book of 50: 20 + 80 is 100 too, and lifted is 20 again. Had r2 charged 25 more that r1 never heard of, its book would
+-- be 75 and a at 20 + 105 = 125. Had r2 never come, a would have stayed at 100: what the dead have charged is not lost.
 local function recall(share, known)
   local booked = store.booked(share.path)
   if not share.recalled or known[4] > share.at then
@@ -130,24 +139,24 @@ local function settle_book(replica, state, recalls, was_here)
   told[""] = nil
   local paths = by_depth(told)
   for _, path in ipairs(paths) do
-    local rise = (state.book[path] or 0) - (heard[path] or 0)
+    local delta = (state.book[path] or 0) - (heard[path] or 0)
     local known = recalls and state.known.shares[path]
     if not settings.policy.tree and path:sub(-1) == "/" then
-      store.book(replica, path, rise) -- of a policy that had groups
+      store.book(replica, path, delta) -- of a policy that had groups
     elseif known then
       local share = remembered(path, known)
-      store.book(replica, path, rise)
+      store.book(replica, path, delta)
       recall(share, known)
-    elseif charges and rise ~= 0 then
+    elseif charges and delta ~= 0 then
       local share = tree.ensure(path)
-      store.book(replica, path, rise)
-      tree.move(share, rise)
+      store.book(replica, path, delta)
+      tree.move(share, delta)
       overtakes(share)
-    elseif rise ~= 0 then
+    elseif delta ~= 0 then
       local share = store.share(path)
-      store.book(replica, path, rise)
+      store.book(replica, path, delta)
       if share then
-        share.lifted = share.lifted - rise
+        share.lifted = share.lifted - delta
         store.touch(share)
       end
     end
@@ -156,6 +165,9 @@ local function settle_book(replica, state, recalls, was_here)
 end
 
 -- Members that were lifted while the replica was alone do not fall back.
+--
+-- Example: the store has a at 40. Alone, the replica lifted it to 100 and then charged it 30: 130. Its book has brought
+-- the 30 to the store, so a stands at 70 here; the 60 that are missing were lifted, and are added to `lifted`.
 local function keep_lifts(counters)
   local paths = {}
   for path in pairs(counters) do
@@ -163,10 +175,10 @@ local function keep_lifts(counters)
   end
   for _, path in ipairs(by_depth(paths)) do
     local share = tree.ensure(path)
-    local rise = counters[path] - share.counter
-    if rise > 0 then
-      share.lifted, share.at = share.lifted + rise, pool.calls
-      tree.move(share, rise)
+    local delta = counters[path] - share.counter
+    if delta > 0 then
+      share.lifted, share.at = share.lifted + delta, pool.calls
+      tree.move(share, delta)
       overtakes(share)
     end
     paths[path] = true
@@ -174,7 +186,7 @@ local function keep_lifts(counters)
   return paths
 end
 
-local function recall_floor(known)
+local function recall_lift_target(known)
   local root = tree.root()
   if known[""] then
     root.floor = math.max(root.floor, known[""][3])
@@ -286,7 +298,7 @@ function op.join(replica, state)
   arrive(replica)
   local waited = remove_all(replica, state.waiting)
   if recalls then
-    recall_floor(state.known.shares)
+    recall_lift_target(state.known.shares)
   end
   local paths = settle_book(replica, state, recalls, was_here)
   local lifted = keep_lifts(state.alone or {})

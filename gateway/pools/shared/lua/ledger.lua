@@ -50,11 +50,11 @@ function ledger.settle(ticket, produced, growth)
       store.touch(share)
     end
     local due = cost.milli(service, account.weight)
-    local rise = due - account.charged
-    if rise ~= 0 then
+    local delta = due - account.charged
+    if delta ~= 0 then
       account.charged = due
-      store.book(ticket.replica, account.path, rise)
-      tree.move(share, rise)
+      store.book(ticket.replica, account.path, delta)
+      tree.move(share, delta)
     end
   end
   store.put_ticket(ticket)
@@ -112,7 +112,7 @@ function ledger.close(ticket)
   store.drop_ticket(ticket)
 end
 
--- A requeued member is behind the level that the others have reached: the bound is wider until it has made that up.
+-- A requeued member is behind the peak that the others have reached: the bound is wider until it has made that up.
 local function owe(share, account, group)
   if share.counter - account.charged < group.level then
     group.owed = group.level

@@ -4,12 +4,12 @@ local predict = {}
 
 -- Half to even, like Python.
 local function round(x)
-  local floor = math.floor(x)
-  local rest = x - floor
-  if rest > 0.5 or (rest == 0.5 and floor % 2 == 1) then
-    return floor + 1
+  local whole = math.floor(x)
+  local rest = x - whole
+  if rest > 0.5 or (rest == 0.5 and whole % 2 == 1) then
+    return whole + 1
   end
-  return floor
+  return whole
 end
 
 local function seen(tenant)

@@ -46,6 +46,11 @@ function replicas.fold(id, sign)
   end
 end
 
+-- What a death costs, by example at h = n_in + 2 n_out: r1 has a ticket of tenant a with 10 tokens of input, charged 50
+-- with its 20 predicted output tokens, and has reported 4 of them when it dies. Once its lease has ended the ticket is
+-- settled for what was reported: a stands at 18, 32 are refunded. What the engine produced after the report is charged
+-- to nobody. r1's book of 18 becomes a part of `lifted`, so the counter stays. If r1 was only paused, and joins within
+-- KEEP with a book of 28 (it had seen 9 tokens), the 18 go back from `lifted` to its book and a is charged the other 10.
 local function forget(id)
   for _, ticket_id in ipairs(call("SMEMBERS", P .. ":of:" .. id)) do
     local ticket = store.ticket(ticket_id)

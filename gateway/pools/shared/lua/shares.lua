@@ -32,7 +32,8 @@ function tree.weight_of(path)
   return weight and tonumber(weight) or settings.default_weight
 end
 
--- What only a group has.
+-- What only a group has, under the names that records have: `floor` is the lift target (fairness/shares.py), `level`
+-- the peak, `owed` the peak that a requeued member has not been served up to yet.
 local function as_group(share)
   share.floor, share.level, share.owed, share.members, share.ended, share.ended_path = 0, 0, 0, 0, -1, ""
   return share
@@ -126,8 +127,8 @@ function tree.least(group)
 end
 
 -- The counter of a member moves.
-function tree.move(share, rise)
-  share.counter = share.counter + rise
+function tree.move(share, delta)
+  share.counter = share.counter + delta
   store.touch(share)
   if share.waiting > 0 and share.group then
     tree.reorder(share)
@@ -153,9 +154,9 @@ function tree.last_left(group)
   return group.ended >= 0 and store.share(group.ended_path) or nil
 end
 
-local function raise_floor(group, level)
-  if level and level.counter > group.floor then
-    group.floor = level.counter
+local function raise_lift_target(group, other)
+  if other and other.counter > group.floor then
+    group.floor = other.counter
     store.touch(group)
     return true
   end
@@ -172,9 +173,11 @@ local function forget(group)
   end
 end
 
--- `share` is about to wait: raise it to the least of those that wait, or to who left the queue last.
+-- `share` is about to wait: raise its counter to the lift target. That first rises to the counter of the member whose
+-- turn it is or, when nobody waits, of the one whose request left the queue last. It never falls.
+-- (`Group.lift` in fairness/shares.py has an example.)
 local function lift(group, share)
-  local rose = raise_floor(group, tree.least(group) or tree.last_left(group))
+  local rose = raise_lift_target(group, tree.least(group) or tree.last_left(group))
   if share.counter < group.floor then
     share.lifted = share.lifted + group.floor - share.counter
     share.counter, share.at = group.floor, pool.calls
@@ -184,15 +187,16 @@ local function lift(group, share)
   end
 end
 
--- A group at rest: the next lift will be to who left last, so do it now and see whether anything remains to know.
+-- A group without work: whichever member comes next is lifted to the one that left the queue last, so that lift is done
+-- now. The group can be forgotten when no member is left to know. (`Group.forgettable` has an example.)
 local function forgettable(group)
-  if settings.policy.lifts and raise_floor(group, tree.last_left(group)) then
+  if settings.policy.lifts and raise_lift_target(group, tree.last_left(group)) then
     forget(group)
   end
   return group.members == 0
 end
 
--- A member without work is forgotten as soon as its counter is not above the lift target.
+-- A member without work is forgotten as soon as its counter is not above the lift target. (`Group.rest` has an example.)
 function tree.rest(share)
   if share.waiting > 0 or share.running > 0 then
     return

@@ -90,14 +90,14 @@ function store.drop_share(share)
   store.changed_shares[share.path] = true
 end
 
--- `rise` more has been charged to `path` for tickets of `replica`.
-function store.book(replica, path, rise)
+-- `delta` more has been charged to `path` for tickets of `replica`.
+function store.book(replica, path, delta)
   local book = store.books[replica]
   if not book then
     book = {}
     store.books[replica] = book
   end
-  book[path] = (book[path] or 0) + rise
+  book[path] = (book[path] or 0) + delta
 end
 
 -- What the tickets of all replicas that are here have been charged at `path`.
@@ -112,9 +112,9 @@ end
 
 function store.save_books()
   for replica, book in pairs(store.books) do
-    for path, rise in pairs(book) do
-      if rise ~= 0 then
-        call("HINCRBY", P .. ":book:" .. replica, path, rise)
+    for path, delta in pairs(book) do
+      if delta ~= 0 then
+        call("HINCRBY", P .. ":book:" .. replica, path, delta)
       end
     end
   end

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from fairness import Auditor, Grant, Refusal, Snapshot, Ticket, Worker
-from fairness.policies import Fcfs, Rpm
 from gateway.pools.local import LocalPool
 from gateway.pools.port import Turn
 from gateway.pools.settings import scheduler_of
@@ -107,7 +106,7 @@ class Alone:
             held.stop_timer()
         scheduler = self._pool.scheduler
         policy = scheduler.policy
-        scheduler.policy = Fcfs() if isinstance(policy, Rpm) else policy
+        scheduler.policy = policy.unlimited()
         queued, on_the_way = _turns(waiting, queued=True), _turns(waiting, queued=False)
         self._pool.adopt((held.ticket for held in running), queued, on_the_way)
         scheduler.policy = policy

@@ -8,7 +8,7 @@ from typing import Any
 
 import redis
 
-from fairness import parse_cost, parse_policy
+from fairness import parse_cost, parse_policy, parse_predictor
 from gateway.pools.shared.machine import machine
 
 WEIGHTS = {
@@ -52,28 +52,6 @@ def cost_of(name: str) -> Any:
     return parse_cost(COSTS[name] if name == "piecewise" else name)
 
 
-def policy_settings(spec: str) -> dict[str, Any]:
-    policy = parse_policy(spec)
-    return {
-        "name": policy.name,
-        "lifts": policy.lifts,
-        "tree": policy.tree,
-        "quantum": policy.quantum if policy.quantum < 2**53 else 0,
-        "rpm": int(spec.removeprefix("rpm:")) if spec.startswith("rpm:") else 0,
-        "per_request": spec == "rr",
-    }
-
-
-def predict_settings(spec: str) -> dict[str, Any]:
-    kind, _, argument = spec.partition(":")
-    known = {"kind": kind, "k": 5, "q": 0.9}
-    if kind == "mean":
-        known["k"] = int(argument)
-    if kind == "quantile":
-        known |= {"k": 20, "q": float(argument)}
-    return known
-
-
 @dataclass
 class Setup:
     """What the machines are told: a policy, a cost, a predictor, and the weights in force."""
@@ -90,9 +68,9 @@ class Setup:
             {
                 "revision": self.revision,
                 "digest": f"d{self.revision}",
-                "policy": policy_settings(self.policy),
+                "policy": parse_policy(self.policy).wire(),
                 "cost": COSTS[self.cost],
-                "predict": predict_settings(self.predict),
+                "predict": parse_predictor(self.predict).wire(),
                 "limits": {"waiting": 40, "per_tenant": 12, "tenants": {"b": 5}},
                 "lease_ms": self.lease_ms,
                 "weights": self.weights,

@@ -162,11 +162,11 @@ def test_settings_survive_their_json(pool: dict[str, Any]) -> None:
     config = parse_config({**BASE, "pools": {"p": {"models": ["m"], "workers": [{"url": "http://w"}], **pool}}})
     section = config.pools["p"]
     settings = shared_settings_of(section, config)
-    assert read_settings(settings.text) == settings or settings.policy.name == section.policy
+    assert read_settings(settings.text) == settings or settings.policy.spec == section.policy
     cost = parse_cost(section.cost)
     for tokens in ((0, 0, 0), (100, 0, 0), (100, 7, 30), (3, 900, 3)):
         assert settings.cost.service(*tokens) == cost.service(*tokens)
-    assert (settings.policy.name, settings.predict) == (section.policy, section.predict)
+    assert (settings.policy.spec, settings.predict) == (section.policy, section.predict)
     assert type(settings.predictor()) is type(parse_predictor(section.predict))
 
 

@@ -293,7 +293,7 @@ class Twin:
         }
         assert theirs == mine, sorted(set(theirs.items()) ^ set(mine.items()))
         groups = forest.groups() if self.remembers_exposure else forest.roots()
-        floors = {group.path: group.floor for group in groups}
+        floors = {group.path: group.lift_target for group in groups}
         assert {path: int(shares[path]["floor"]) for path in floors if path in shares} == {
             path: floor for path, floor in floors.items() if path in shares
         }
