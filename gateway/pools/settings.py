@@ -22,7 +22,6 @@ from fairness import (
     paths,
 )
 from fairness.cost import Cost
-from fairness.predict import Configured
 from gateway.config.schema import FALLBACK_KV_TOKENS, FALLBACK_SLOTS, GatewayConfig, PoolConfig
 
 
@@ -55,7 +54,7 @@ class Settings:
     default_weight: float
     workers: list[NamedWorker]
 
-    def predictor(self) -> Configured:
+    def predictor(self) -> Predictor:
         return parse_predictor(self.predict)
 
     def measure(self) -> CostFunction:

@@ -4,17 +4,17 @@ What comes up while a call is on its way goes into the next one, so many operati
 that were seen may wait `flush_s` for company; everything else is told at once. A batch has a number, and the store
 keeps the last one with its reply, so sending it again does no harm. When no answer comes within `timeout_s` (to
 a `join`, which may carry thousands of tickets: within the lease) the store counts as lost: what was not told is
-dropped, because the `join` that follows tells everything.
-
-Grants for this replica that other replicas' calls brought about come over a stream of its own (grants.py).
-"""
+dropped, because the `join` that follows tells everything. What other replicas' calls granted to this one comes over a
+stream of its own (grants.py)."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -199,11 +199,9 @@ class Link:
                 return
 
     async def _wait(self) -> None:
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(min(self._config.heartbeat_s, self._lease() / 3)):
                 await self._due.wait()
-        except TimeoutError:
-            return
 
     def _take(self) -> list[Op]:
         for timer in (self._flush, self._linger):
@@ -239,7 +237,7 @@ class Link:
         call = write_call(self.name, self._batch, self._acked, self.grants.seen, ops)
         sent = self._clock()
         try:
-            raw = await self._call(call, sent + within, sent + again)
+            raw = await self._again(partial(self._client.call, machine(), "apply", self._key, call), within, again)
         except StoreError as error:
             self._lose(str(error))
             return None
@@ -254,14 +252,14 @@ class Link:
         self._come_back(reply)
         return reply
 
-    async def _call(self, call: str, until: float, again_until: float) -> Any:
+    async def _again(self, call: Callable[..., Awaitable[Any]], within: float, again: float) -> Any:
         """The same call again, until it is answered or time is up. Raises StoreError."""
+        began = self._clock()
         while True:
-            left = max(0.001, until - self._clock())
             try:
-                return await self._client.call(machine(), "apply", self._key, call, within=left)
+                return await call(within=max(0.001, began + within - self._clock()))
             except StoreError:
-                if self._clock() + RETRY_PAUSE >= again_until:
+                if self._clock() + RETRY_PAUSE >= began + again:
                     raise
             await asyncio.sleep(RETRY_PAUSE)
 
@@ -270,13 +268,14 @@ class Link:
             self._due.set()
         if self._hold is not None:
             self._hold.cancel()
-        loop = asyncio.get_running_loop()
-        self._hold = loop.call_later(reply.hold_s + 0.001, self._due.set) if reply.hold_s else None
+        later = asyncio.get_running_loop().call_later
+        self._hold = later(reply.hold_s + 0.001, self._due.set) if reply.hold_s else None
 
     async def _learn(self) -> bool:
         """Read the configuration in force. False: the store was lost over it."""
+        get, timeout = partial(self._client.get, f"{self._key}:configuration"), self._config.timeout_s
         try:
-            text = await self._client.get(f"{self._key}:configuration", within=self._config.timeout_s)
+            text = await self._again(get, timeout, timeout)
         except StoreError as error:
             self._lose(str(error))
             return False
@@ -290,8 +289,9 @@ class Link:
         if not self._unseen or now - self._inspected < self._config.heartbeat_s:
             return True
         self._unseen, self._inspected = False, now
+        inspect, timeout = partial(self._client.call, machine(), "inspect", self._key, "groups"), self._config.timeout_s
         try:
-            text = await self._client.call(machine(), "inspect", self._key, "groups", within=self._config.timeout_s)
+            text = await self._again(inspect, timeout, timeout)
         except StoreError as error:
             self._lose(str(error))
             return False

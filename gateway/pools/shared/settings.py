@@ -50,7 +50,7 @@ def shared_settings_of(pool: PoolConfig, config: GatewayConfig) -> SharedSetting
     data = {
         "policy": settings.policy.wire(),
         "cost": settings.cost.wire(),
-        "predict": settings.predictor().wire(),
+        "predict": parse_predictor(settings.predict).wire(),
         "limits": settings.limits._asdict(),
         "lease_ms": round(config.store.lease_s * 1000),
         "weights": settings.weights,

@@ -68,7 +68,7 @@ def test_only_a_store_makes_settings_shared() -> None:
         shared_settings_of(config(store=True).pools["p"], config(store=True)),
     )
     assert (own.weights, own.default_weight, own.limits) == (shared.weights, shared.default_weight, shared.limits)
-    assert (own.workers, own.predict, own.policy.name) == (shared.workers, shared.predict, shared.policy.name)
+    assert (own.workers, own.predict, own.policy.spec) == (shared.workers, shared.predict, shared.policy.spec)
 
 
 @pytest.mark.parametrize(("parts", "slots", "tokens"), [(1, 8, 10_000), (3, 2, 3_333), (12, 1, 833)])

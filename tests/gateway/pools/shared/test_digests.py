@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.config.load import parse_config
-from gateway.pools.shared.settings import settings_of
+from gateway.pools.shared.settings import shared_settings_of
 
 WORKERS = [{"url": "http://w1:8000", "slots": 4, "kv_tokens": 1000}, {"url": "http://w2:8000"}]
 TENANTS = [
@@ -41,6 +41,6 @@ RECORDED: list[tuple[dict[str, Any], str, str]] = [  # of the pool; digest; SHA-
 def test_settings_are_the_same_byte_for_byte(more: dict[str, Any], digest: str, text: str) -> None:
     pools = {"main": {"models": ["m"], "workers": WORKERS, **more}}
     config = parse_config({"store": {"url": "redis://h:6379/0"}, "revision": 3, "tenants": TENANTS, "pools": pools})
-    settings = settings_of(config.pools["main"], config)
+    settings = shared_settings_of(config.pools["main"], config)
     assert settings.digest == digest
     assert sha256(settings.text.encode()).hexdigest()[:16] == text
