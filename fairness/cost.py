@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from math import isfinite
-from typing import ClassVar, Protocol, cast
+from typing import Protocol, cast
 
 
 class CostError(ValueError):
@@ -35,10 +35,10 @@ class CostFunction(Protocol):
 
 
 class Cost(CostFunction, Protocol):
-    """A cost function that configuration can name. `kind` is the name, `help` its formula and what it is for."""
+    """A cost function that configuration can name. `help` says what it prices."""
 
-    kind: ClassVar[str]
-    help: ClassVar[str]
+    @property
+    def help(self) -> str: ...
 
     @property
     def spec(self) -> dict[str, object]:
@@ -57,9 +57,6 @@ def _check_price(kind: str, name: str, value: object) -> None:
 @dataclass(frozen=True, slots=True)
 class Weighted:
     """Weighted tokens. The default, 1 an input and 2 an output token, is the paper's."""
-
-    kind: ClassVar[str] = "weighted"
-    help: ClassVar[str] = "a price for each input, cached input and output token"
 
     input: float = 1.0
     output: float = 2.0
@@ -83,9 +80,13 @@ class Weighted:
         return self.output * tokens + max(0.0, self.input - self.output) * longest_input
 
     @property
+    def help(self) -> str:
+        return "a price for each input, cached input and output token"
+
+    @property
     def spec(self) -> dict[str, object]:
         cached = {} if self.cached_input is None else {"cached_input": self.cached_input}
-        return {"kind": self.kind, "input": self.input, "output": self.output, **cached}
+        return {"kind": "weighted", "input": self.input, "output": self.output, **cached}
 
     def wire(self) -> dict[str, object]:
         return {**self.spec, "cached_input": self.input if self.cached_input is None else self.cached_input}
@@ -97,9 +98,6 @@ Points = tuple[tuple[float, float], ...]
 @dataclass(frozen=True, slots=True)
 class Piecewise:
     """Linear between points (tokens, service); the last segment goes on for ever."""
-
-    kind: ClassVar[str] = "piecewise"
-    help: ClassVar[str] = "input and output each priced by a line through given points"
 
     input: Points
     output: Points
@@ -119,8 +117,12 @@ class Piecewise:
         return flat + steep_out * tokens + max(0.0, steep_in - steep_out) * longest_input
 
     @property
+    def help(self) -> str:
+        return "input and output each priced by a line through given points"
+
+    @property
     def spec(self) -> dict[str, object]:
-        return {"kind": self.kind, "input": self.input, "output": self.output, "cached": self.cached}
+        return {"kind": "piecewise", "input": self.input, "output": self.output, "cached": self.cached}
 
     def wire(self) -> dict[str, object]:
         return self.spec
@@ -129,9 +131,6 @@ class Piecewise:
 @dataclass(frozen=True, slots=True)
 class Profiled:
     """The quadratic fitted to a measured profile. Defaults: the paper's fit for Llama-2-7B on an A10G."""
-
-    kind: ClassVar[str] = "profiled"
-    help: ClassVar[str] = "the quadratic a n_in + b n_out + c n_in n_out + d n_out^2 + e, fitted to a profile"
 
     a: float = 2.1
     b: float = 1.0
@@ -162,16 +161,22 @@ class Profiled:
         return tokens * max(per_token(p) for p in shares) + self.a * longest_input + self.e
 
     @property
+    def help(self) -> str:
+        return "the quadratic a n_in + b n_out + c n_in n_out + d n_out^2 + e, fitted to a profile"
+
+    @property
     def spec(self) -> dict[str, object]:
         prices = {"a": self.a, "b": self.b, "c": self.c, "d": self.d, "e": self.e, "cached": self.cached}
-        return {"kind": self.kind, **prices}
+        return {"kind": "profiled", **prices}
 
     def wire(self) -> dict[str, object]:
         return self.spec
 
 
 COSTS: dict[object, type[Weighted] | type[Piecewise] | type[Profiled]] = {
-    cost.kind: cost for cost in (Weighted, Piecewise, Profiled)
+    "weighted": Weighted,
+    "piecewise": Piecewise,
+    "profiled": Profiled,
 }
 
 
