@@ -7,6 +7,7 @@ HYPOTHESIS_PROFILE=deep searches for long.
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Iterator
 
 import pytest
@@ -16,6 +17,13 @@ CALM = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile("ci", max_examples=60, derandomize=True, deadline=None, suppress_health_check=CALM)
 settings.register_profile("deep", max_examples=3000, deadline=None, suppress_health_check=CALM)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _files() -> None:
+    """A thousand streams at once are more open files than most systems allow at first, and fewer than on request."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (65536 if most == resource.RLIM_INFINITY else min(most, 65536), most))
 
 
 @pytest.fixture(scope="session", autouse=True)
