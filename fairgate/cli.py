@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 import typer
@@ -40,7 +41,11 @@ app.add_typer(bench, name="bench")
 
 
 def main() -> None:
-    """Run the command line. Bad input ends in one message and exit status 2, never in a stack trace."""
+    """Run the command line. Bad input ends in one message and exit status 2, never in a stack trace. Where the terminal's
+    encoding lacks a character, a question mark stands for it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         app()
     except (ValueError, FairgateError, OSError) as error:

@@ -15,13 +15,13 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 from urllib.parse import urlsplit
-from urllib.request import urlopen
 
 from fairgate.bench.client import Answer, LoadClient, completion_request
 from fairgate.bench.rounds import percentile, quieter_half
 from fairgate.topology.cpu_time import CpuTime
 from fairgate.topology.deployment import Deployment
 from fairgate.topology.plan import MockEngine, Plan, mock_plan
+from fairgate.topology.processes import DIRECT
 from fairgate.topology.settings import key_of
 from fairgate.topology.stores import StoreServer
 from loadgen.progress import Progress, quiet
@@ -188,7 +188,7 @@ class Track:
 
     def _queued(self) -> tuple[float, float]:
         """Seconds that requests waited for their turns so far, and how many turns those were."""
-        pages = [urlopen(f"{url}/metrics", timeout=10).read().decode() for url in self._deployment.gateway_urls]
+        pages = [DIRECT.open(f"{url}/metrics", timeout=10).read().decode() for url in self._deployment.gateway_urls]
         lines = [line for page in pages for line in page.splitlines()]
         sums = (f"fairgate_queue_seconds_{what}" for what in ("sum", "count"))
         waited, turns = (

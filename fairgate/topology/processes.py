@@ -27,7 +27,8 @@ class Stopped(Exception):
 
 
 FAIRGATE = (sys.executable, "-m", "fairgate")
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # $http_proxy does not know our programs
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Asks programs of this machine, which a proxy that $http_proxy names does not know."""
 _PR_SET_PDEATHSIG = 1
 _TIED = f"""
 import ctypes, os, sys
@@ -76,7 +77,7 @@ class Program:
             self.check()
             look()
             try:
-                with _DIRECT.open(url, timeout=2):
+                with DIRECT.open(url, timeout=2):
                     return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.1)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import urllib.error
-import urllib.request
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import redis
 
+from fairgate.topology.processes import DIRECT
 from fairgate.topology.settings import POOL
 from fairgate.topology.stores import StoreServer
 from gateway.pools.shared.machine import machine
@@ -99,7 +99,7 @@ def own_book(url: str) -> tuple[str, dict[str, int]]:
 
 def _get(url: str, path: str) -> Any:
     try:
-        with urllib.request.urlopen(url + path, timeout=5) as answer:
+        with DIRECT.open(url + path, timeout=5) as answer:
             return json.load(answer)
     except urllib.error.HTTPError as error:
         with error:

@@ -25,7 +25,7 @@ def test_version_is_not_one_that_transformers_takes_for_the_kernels_package():
 
 
 def test_compose_file_names_only_services_and_files_that_exist():
-    compose = yaml.safe_load((ROOT / "compose.yaml").read_text())
+    compose = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
     services = compose["services"]
     for service in services.values():
         assert set(service.get("depends_on", {})) <= set(services)
@@ -38,5 +38,5 @@ def test_compose_file_names_only_services_and_files_that_exist():
 
 def test_ci_runs_what_the_readme_says():
     assert "make check test" in (ROOT / ".ci" / "run").read_text()
-    assert "make check" in (ROOT / "README.md").read_text()
-    assert "make test" in (ROOT / "README.md").read_text()
+    assert "make check" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "make test" in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -25,4 +25,6 @@ def test_a_wanted_port_is_given_once_and_only_where_it_is_free():
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 def test_ports_that_last_are_not_those_of_outgoing_connections():
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    if lowest <= 20_000:
+        pytest.skip(f"this machine gives outgoing connections all ports from {lowest} on")
     assert all(lasting_port() < lowest for _ in range(20))
