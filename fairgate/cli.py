@@ -41,8 +41,8 @@ app.add_typer(bench, name="bench")
 
 
 def main() -> None:
-    """Run the command line. Bad input ends in one message and exit status 2, never in a stack trace. Where the terminal's
-    encoding lacks a character, a question mark stands for it."""
+    """Run the command line. Bad input ends in one message and exit status 2, never in a stack trace. A
+    character that the terminal's encoding lacks becomes a question mark."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

@@ -8,7 +8,6 @@ has a core to itself carries the reciprocal.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections import deque
@@ -17,7 +16,6 @@ from dataclasses import astuple, dataclass
 from hashlib import sha256
 from itertools import cycle
 from statistics import median
-from typing import Any
 
 from redis import Redis
 
@@ -27,6 +25,17 @@ from fairgate.topology.cpu_time import CpuTime
 from fairgate.topology.stores import StoreServer
 from gateway.config.load import parse_config
 from gateway.pools.shared.machine import machine
+from gateway.pools.shared.protocol import (
+    Charge,
+    Finish,
+    Join,
+    Op,
+    Remembered,
+    Submit,
+    WorkerReport,
+    read_reply,
+    write_call,
+)
 from gateway.pools.shared.settings import shared_settings_of
 from loadgen.progress import Progress, quiet
 
@@ -37,8 +46,6 @@ ENGINE = "http://engine:8000"
 LONG_S = 3600.0
 REPLICA = "bench"
 KEY = "{bench:main}"
-
-Op = list[Any]
 
 
 @dataclass(frozen=True)
@@ -181,17 +188,9 @@ class Driver:
         return self.served - before
 
     def _join(self) -> None:
-        known = {"seq": 0, "number": 0, "shares": {}}
-        state = {
-            "settings": _settings(self._case),
-            "peers": 1,
-            "running": [],
-            "waiting": [],
-            "book": {},
-            "known": known,
-        }
-        health = {"healthy": True, "ttl_ms": round(1000 * LONG_S)}
-        self._send([["join", state], ["worker", ENGINE, health]])
+        nothing = Remembered({}, 0, 0)
+        join = Join(_settings(self._case), 1, [], [], {}, nothing, joined=False, alone={})
+        self._send([join, WorkerReport.of_health(ENGINE, True, round(1000 * LONG_S))])
         self._hear(0)
 
     def _fill(self) -> None:
@@ -222,7 +221,7 @@ class Driver:
         ticket = f"t:{self.submitted}"
         tenant = self._next_tenants.popleft() if self._next_tenants else next(self._new_tenants)
         self._tenants[ticket] = tenant
-        return ["submit", ticket, tenant, INPUT_TOKENS, OUTPUT_TOKENS]
+        return Submit(ticket, tenant, INPUT_TOKENS, OUTPUT_TOKENS)
 
     def _advance(self, stage: int, most: int) -> list[Op]:
         """Up to `most` tickets at this stage go on to the next, or end."""
@@ -231,21 +230,22 @@ class Driver:
         if stage < reports:
             self._stages[stage + 1].extend(tickets)
             produced = OUTPUT_TOKENS * (stage + 1) // (reports + 1)
-            return [["charge", ticket, INPUT_TOKENS, 0, produced] for ticket in tickets]
+            return [Charge(ticket, INPUT_TOKENS, 0, produced) for ticket in tickets]
         self._next_tenants.extend(self._tenants.pop(ticket) for ticket in tickets)
         self.served += len(tickets)
-        return [["finish", ticket, INPUT_TOKENS, 0, OUTPUT_TOKENS] for ticket in tickets]
+        return [Finish(ticket, INPUT_TOKENS, 0, OUTPUT_TOKENS) for ticket in tickets]
 
     def _send(self, ops: list[Op]) -> None:
         self._sent += 1
-        call = {"replica": REPLICA, "batch": self._sent, "acked": self._read, "seen": "", "ops": ops}
-        self._connection.send_command("FCALL", self._function, 1, KEY, json.dumps(call))  # type: ignore[no-untyped-call]
+        call = write_call(REPLICA, self._sent, self._read, "", ops)
+        self._connection.send_command("FCALL", self._function, 1, KEY, call)  # type: ignore[no-untyped-call]
 
     def _hear(self, most_unread: int) -> None:
         """Read answers until at most so many are missing."""
         while self._sent - self._read > most_unread:
             answer = self._connection.read_response()
             self._read += 1
-            if answer[0] != "ok" or answer[9]:
+            reply = read_reply(answer)
+            if reply is None or reply.refusals:
                 raise ProcessError(f"the store answered {answer[:10]!r} to a benchmark; expected every request queued")
-            self._stages[0].extend(json.loads(grant)["ticket"] for grant in answer[10])
+            self._stages[0].extend(decision.ticket for decision in reply.decisions)
