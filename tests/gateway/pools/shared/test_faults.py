@@ -14,7 +14,7 @@ import pytest
 
 from fairgate.topology.stores import StoreServer
 
-from ...conftest import until
+from ...conftest import PATIENT, until
 from ...engine import Engine, Script
 from .conftest import Fleet, MakeFleet, answers
 from .test_replicas import queued, served
@@ -73,7 +73,7 @@ class Wire:
 async def test_a_batch_whose_answer_was_lost_is_applied_once(make_fleet: MakeFleet, server: StoreServer) -> None:
     wire = Wire(server.url)
     async with wire.listening() as url:
-        fleet = await make_fleet(Engine(prompt_tokens=9), store={"url": url})
+        fleet = await make_fleet(Engine(prompt_tokens=9), store={"url": url, **PATIENT})
         for number, who in enumerate("abab"):
             wire.drop_answers = 2
             assert await answers([fleet[number % 2].post(who)]) == [200]
@@ -89,7 +89,7 @@ async def test_connections_that_break_cost_nothing(make_fleet: MakeFleet, server
     """Calls and streams of grants go on over new connections, in the same epoch."""
     wire = Wire(server.url)
     async with wire.listening() as url:
-        fleet = await make_fleet(Engine(hold_before=0), store={"url": url, "timeout_s": 10.0, "lease_s": 20.0})
+        fleet = await make_fleet(Engine(hold_before=0), store={"url": url, **PATIENT})
         calls = await queued(fleet, [(0, "a"), (1, "b")] * 4)
         wire.break_all()
         fleet.engine.go.set()
