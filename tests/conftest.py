@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import resource
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +18,10 @@ CALM = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile("ci", max_examples=60, derandomize=True, deadline=None, suppress_health_check=CALM)
 settings.register_profile("deep", max_examples=3000, deadline=None, suppress_health_check=CALM)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+# Set by whoever works on kernels. What checks the interpreted ones is started by name; all else is of the CPU's.
+if not any("interpreted" in argument for argument in sys.argv):
+    os.environ.pop("TRITON_INTERPRET", None)
 
 
 @pytest.fixture(scope="session", autouse=True)

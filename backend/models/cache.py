@@ -103,7 +103,7 @@ def _let_all_read(folder: Path) -> None:
     """Who shares the cache may be another user, and temporary files are for their owner alone."""
     folder.chmod(0o755)
     for file in folder.iterdir():
-        file.chmod(0o644)
+        file.chmod(0o755 if file.is_dir() else 0o644)
 
 
 def _publish(scratch: Path, target: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
@@ -28,9 +30,10 @@ class Linear:
 
 
 def _multiplied_by_onednn(weight: Tensor) -> bool:
-    """On this CPU, in the dtype of `weight`: bfloat16 takes AVX-512 or Arm's own instructions."""
+    """On this CPU, in the dtype of `weight`: bfloat16 takes AVX-512 or Arm's own instructions. In float32 that it pays was
+    measured on x86-64 alone; elsewhere torch decides."""
     if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     if weight.dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return weight.dtype == torch.float32
+    return weight.dtype == torch.float32 and platform.machine() in ("x86_64", "AMD64")

@@ -17,7 +17,7 @@ def write_text(path: Path | None, text: str) -> None:
     """Into a file whose folder need not be there; nowhere without one."""
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path | None, results: dict[str, Any]) -> None:

@@ -151,6 +151,7 @@ def free_ports(wanted: Mapping[str, int]) -> dict[str, int]:
     for name, port in wanted.items():
         if port and port not in found.values() and free_port(port) == port:
             found[name] = port
+            _promised.add(port)
     return found
 
 
@@ -158,12 +159,13 @@ def free_ports(wanted: Mapping[str, int]) -> dict[str, int]:
 # is down would sooner or later connect to itself, and the server could not come back on its port.
 _FIRST_PORT, _MANY_PORTS = 20_000, 12_000
 _handed_out = count(secrets.randbelow(_MANY_PORTS))
+_promised: set[int] = set()  # to members that want them and may not listen there yet
 
 
 def lasting_port() -> int:
     """A free port on the loopback that a server can go away from and come back to. None is handed out twice before
     all have been: a server that is given one need not listen there yet."""
-    while free_port(port := _FIRST_PORT + next(_handed_out) % _MANY_PORTS) != port:
+    while (port := _FIRST_PORT + next(_handed_out) % _MANY_PORTS) in _promised or free_port(port) != port:
         pass
     return port
 

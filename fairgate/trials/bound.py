@@ -93,7 +93,8 @@ class BoundFound:
 
 
 def measure_bound(plan: BoundPlan, folder: Path, progress: Progress = quiet) -> BoundFound:
-    """Raises ProcessError, and TargetError, as above."""
+    """Raises ProcessError where a request is too large for an engine or a program does not start, TargetError where
+    the gateways do not serve the model."""
     most = plan.engine.kv_tokens
     if too_large := [r for r in plan.workload.requests if r.input_tokens + r.output_tokens > most]:
         largest = max(r.input_tokens + r.output_tokens for r in too_large)

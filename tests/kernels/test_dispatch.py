@@ -39,3 +39,12 @@ def test_triton_is_imported_only_where_it_runs(switch: str, imported: str) -> No
         [sys.executable, "-c", ON_A_CPU], cwd=DISPATCH.parents[1], env=environment, capture_output=True, text=True
     )
     assert ran.stdout == imported, ran.stderr
+
+
+def test_what_the_interpreter_computes_wrongly_is_refused() -> None:
+    code = ON_A_CPU.replace("torch.float32", "torch.bfloat16")
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=DISPATCH.parents[1], env=environment, capture_output=True, text=True
+    )
+    assert "KernelError: TRITON_INTERPRET is set and the tensors are bfloat16; expected float32" in ran.stderr

@@ -64,13 +64,16 @@ async def test_it_knows_the_capital_of_france(folder: Path) -> None:
     assert answer["choices"][0]["finish_reason"] == "stop"
 
 
-def generate(decoder: Decoder, folder: Path, requests: list[Request], deterministic: bool) -> dict[str, list[Tensor]]:
-    """Logits by request; a request joins at every step."""
+def generate(
+    decoder: Decoder, folder: Path, requests: list[Request], deterministic: bool, said: list[int] | None = None
+) -> dict[str, list[Tensor]]:
+    """Logits by request; a request joins at every step. With `said` they answer with these tokens, likely or not."""
     logits: dict[str, list[Tensor]] = {}
 
     def keep(row: Tensor, params: SamplingParams, source: torch.Generator | None) -> int:
-        logits.setdefault(str(params.seed), []).append(row.clone())
-        return sample(row, params, source)
+        rows = logits.setdefault(str(params.seed), [])
+        rows.append(row.clone())
+        return sample(row, params, source) if said is None else said[len(rows) - 1]
 
     config = WorkerSettings(model="smollm2", deterministic=deterministic, kv_tokens=2048, prefill_chunk=64)
     engine = Engine(decoder, Tokenizer(folder), AdapterStore(decoder.spec, decoder.dtype, decoder.device), config, keep)
@@ -98,12 +101,11 @@ def reference(folder: Path) -> Reference:
 
 
 def logits_along(reference: Reference, folder: Path, dtype: torch.dtype) -> Tensor:
-    """Ours, in front of every token of the reference's answer."""
+    """Ours, in front of every token of the reference's answer, as we decode that answer: an error in one token's logits
+    does not lead to another answer."""
     decoder = load_decoder(folder, dtype, 256)
-    prompts = [reference.prompt + reference.answer[:said] for said in range(len(reference.answer))]
-    requests = [greedy(said, prompt, 1) for said, prompt in enumerate(prompts)]
-    logits = generate(decoder, folder, requests, deterministic=False)
-    return torch.stack([logits[request.id][0] for request in requests])
+    request = greedy(0, reference.prompt, len(reference.answer))
+    return torch.stack(generate(decoder, folder, [request], False, said=reference.answer)[request.id])
 
 
 def least_margin(logits: Tensor) -> float:

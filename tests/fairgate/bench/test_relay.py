@@ -1,5 +1,7 @@
 """The benchmark of the gateway against a bare relay: both do the work. No test depends on speed."""
 
+import sys
+
 import pytest
 from typer.testing import CliRunner
 
@@ -8,7 +10,10 @@ from fairgate.bench import relay
 from fairgate.bench.relay import Cost, RelayFound, RelayPlan, bench_relay, cost_of, markdown, serving, start_engine
 from fairgate.errors import ProcessError
 
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="processor time of others needs clock_getcpuclockid(3)")
 
+
+@LINUX
 def test_gateway_and_relay_are_measured_with_one_tenant_and_with_many():
     for tenants in (1, 20):
         found = bench_relay(RelayPlan(rounds=1, tenants=tenants, requests=2))
@@ -16,6 +21,7 @@ def test_gateway_and_relay_are_measured_with_one_tenant_and_with_many():
         assert all(cost.request > 0 for costs in found.costs.values() for cost in costs)
 
 
+@LINUX
 def test_a_wrong_answer_ends_it(monkeypatch):
     monkeypatch.setattr(relay, "EVENT", b"no event has this in it")
     with serving(start_engine) as engine, pytest.raises(ProcessError, match="one has 0 events; expected 1"):
