@@ -30,8 +30,8 @@ class Linear:
 
 
 def _multiplied_by_onednn(weight: Tensor) -> bool:
-    """On this CPU, in the dtype of `weight`: bfloat16 takes AVX-512 or Arm's own instructions. In float32 that it pays was
-    measured on x86-64 alone; elsewhere torch decides."""
+    """On this CPU, in the dtype of `weight`: bfloat16 takes AVX-512 or Arm's own instructions. That
+    it pays in float32 was measured on x86-64 alone; elsewhere torch decides."""
     if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     if weight.dtype == torch.bfloat16:

@@ -13,7 +13,7 @@ from fairgate.bench.rounds import percentile, table
 from fairgate.bench.shard_plan import Simulated
 from fairgate.bench.shared import MOST_ADDED_MS, MOST_COMMANDS, MOST_P99_MS, SharedFound
 from fairgate.bench.store import StoreFound
-from fairgate.trials.promises import Promise
+from fairgate.promises import Promise
 
 LEAST_REQUESTS_PER_S = 25.0
 

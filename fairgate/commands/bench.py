@@ -42,7 +42,7 @@ def shared(
     from fairgate.bench.shared import SharedPlan, bench_shared
     from fairgate.bench.shared_report import markdown, promises
     from fairgate.progress import progress_bar
-    from fairgate.trials.promises import tell
+    from fairgate.promises import tell
 
     with progress_bar() as progress, TemporaryDirectory(prefix="fairgate-bench-") as folder:
         found = bench_shared(SharedPlan(rounds, seconds), Path(folder), progress)

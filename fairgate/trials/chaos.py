@@ -16,13 +16,13 @@ from typing import Any
 
 from rich.console import Console
 
+from fairgate.promises import Promise, tell
 from fairgate.topology.cpu_time import CpuMeter
 from fairgate.topology.deployment import Deployment
 from fairgate.topology.plan import MockEngine, Plan, mock_plan
 from fairgate.trials.engines import record_of, target_of
 from fairgate.trials.faults import FLUSH_S, LEASE_S, LOOK_S, SETTLE_S, Fault, Faults, PlannedFault
 from fairgate.trials.inspection import own_book
-from fairgate.trials.promises import Promise, tell
 from fairgate.trials.verdicts import Evidence, judge_charges, judge_requests, wait_for_rest
 from loadgen.client.open_loop import run_load
 from loadgen.client.record import LoadRecord

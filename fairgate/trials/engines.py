@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from fairgate.promises import Promise
 from fairgate.topology.cpu_time import CpuMeter
 from fairgate.topology.deployment import Deployment
 from fairgate.topology.plan import MockEngine, Plan
 from fairgate.topology.settings import key_of
-from fairgate.trials.promises import Promise
 from fairness import Weighted
 from loadgen.client.open_loop import run_load
 from loadgen.client.record import LoadRecord

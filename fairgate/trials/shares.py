@@ -14,10 +14,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from fairgate.promises import Promise, tell, within
 from fairgate.topology.plan import MockEngine, Plan, mock_plan
 from fairgate.topology.settings import DEEP_QUEUE
 from fairgate.trials.engines import COST, LEAD_S, bound_of, pace, room_kept, run_over
-from fairgate.trials.promises import Promise, tell, within
 from loadgen.judge.engines import EngineRecord
 from loadgen.judge.live import judge
 from loadgen.judge.saturation import Saturation, saturation

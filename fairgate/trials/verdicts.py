@@ -10,9 +10,9 @@ from math import ceil, inf
 
 import redis
 
+from fairgate.promises import Promise
 from fairgate.topology.stores import StoreServer
 from fairgate.trials.inspection import StoreState, own_book, read_store, shares_without_sum, standing_of
-from fairgate.trials.promises import Promise
 from fairness import MILLI, Weighted
 from fairness.shares import milli
 from loadgen.client.record import Ending, Exchange, LoadRecord

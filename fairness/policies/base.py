@@ -17,7 +17,8 @@ class Policy:
     `spec` is its text in a configuration: `parse_policy` makes the same policy of it. `forms` are the texts that it
     accepts, `help` is what it does, in a sentence.
 
-    `bounded`: it promises that the counters of two that wait, measured in service, stay within `Scheduler.bound`.
+    `bounded`: it promises that the counters of two that wait (of one class, where it has classes), measured in service,
+    stay within `Scheduler.bound`.
     `quantum` (counter units, thousandths of service / weight) is the step below which counters count as equal, so
     that the oldest head goes first. `slack` (service / weight) is how far from the least counter a ticket may be
     taken for the sake of its adapter. `aging` makes strict classes of `Ticket.priority`: a class passed over that

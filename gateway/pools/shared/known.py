@@ -68,15 +68,22 @@ class Known:
         return {path: self._shares[path].told.lift_target for path in groups}
 
     def reached(self, counters: Mapping[str, int], lift_targets: Mapping[str, int]) -> None:
-        """Alone, counters and lift targets came to this: beyond what was charged here counters were lifted. Whoever is
-        not among them was forgotten alone: the lift target of its group stands for it, and what was known of it before
-        would put it back to where it was."""
-        shares = {path: Share(self._reached(path, counter), self._own(path)) for path, counter in counters.items()}
+        """Alone, counters and lift targets came to this: beyond what was charged here counters were lifted.
+
+        Whoever is not among the counters was forgotten alone, since the lift target of its group had reached it. What
+        was known of it before is kept all the same: while that lift target is known, it counts for nothing; and a store
+        that lost no data, which does not take the lift target, still has the member where it was. Example: the store
+        has b at 1,833 and its lift target at 26. Alone the target came to 3,640 and b was forgotten. The replica joins,
+        and hears of a target of 26 again. It loses the store once more: had it dropped b, b would begin at 26, and be
+        served 1,807 for nothing. Members of a group that was itself forgotten are dropped: nothing stands for them.
+        """
+        shares = {path: share for path, share in self._shares.items() if _group_of(path) in lift_targets}
+        shares |= {path: Share(self._reached(path, counter), self._own(path)) for path, counter in counters.items()}
         for path, lift_target in lift_targets.items():
             share = shares.setdefault(path, Share(_NOTHING._replace(at=self._last), self._own(path)))
             share.told = share.told._replace(lift_target=lift_target)
         self._shares = shares
-        self._lifted_alone &= shares.keys()
+        self._lifted_alone &= counters.keys()
 
     def _reached(self, path: str, counter: int) -> ShareState:
         lift = max(0, counter - self.counter(path))
@@ -97,3 +104,9 @@ class Known:
         """What is told to a store that may have forgotten."""
         shares = {path: share.told._replace(counter=self.counter(path)) for path, share in self._shares.items()}
         return Remembered(shares, self.seq + 1, self.number + 1)
+
+
+def _group_of(path: str) -> str:
+    """The path of the group that a member, or a group, is in."""
+    above = path.removesuffix("/").rpartition("/")[0]
+    return f"{above}/" if above else ""

@@ -186,9 +186,9 @@ class SharedPool:
         return self.settings.lease_s
 
     def joining(self) -> list[Op]:
-        self._crossings += self.mode.crossings()
-        self.mode.end()
-        self.mode = joining = Joining(self._state)
+        before, self.mode = self.mode, (joining := Joining(self._state))
+        self._crossings += before.crossings()
+        before.end()
         return joining.everything()
 
     def applied(self, reply: Reply, ops: list[Op]) -> None:

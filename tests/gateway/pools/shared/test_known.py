@@ -22,13 +22,13 @@ def test_own_charges_are_added_to_what_was_told() -> None:
 
 
 def test_the_next_time_alone_begins_where_the_last_one_ended() -> None:
-    """To the unit, with the lift target of every group, and without those that were forgotten: b."""
+    """To the unit, with the lift target of every group. Of b, which was forgotten, what was known before is kept."""
     own = {"org/a": 60}
     known = knowing(own)
     own |= {"org/a": 2**60, "org/c": 7}
     counters, lift_targets = {"org/a": 2**60 + 40, "org/c": 507, "org/": 2**60 + 81}, {"org/": 500, "": 80}
     known.reached(counters, lift_targets)
-    assert known.counters(()) == counters
+    assert known.counters(()) == counters | {"org/b": 40}
     assert known.lift_targets() == lift_targets
 
 
@@ -41,6 +41,7 @@ def test_what_is_told_after_a_time_alone() -> None:
     assert known.lifted_alone() == {"org/c": 507, "org/": 237}
     shares = {
         "org/a": ShareState(10, 130, 0, 7),
+        "org/b": ShareState(0, 40, 0, 7),
         "org/c": ShareState(500, 507, 0, 7),
         "org/": ShareState(60, 237, 500, 7),
         "": ShareState(0, 0, 80, 7),

@@ -92,3 +92,58 @@ async def test_what_was_on_its_way_to_the_store_is_lifted_like_any_newcomer(
     server.resume()
     await until(fleet.shared)
     await fleet.settled()
+
+
+async def test_who_was_forgotten_alone_is_still_where_the_store_has_it(
+    make_fleet: MakeFleet, server: StoreServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """b is served 900 tokens while a waits. Alone, a is charged 900 in advance; a newcomer is lifted to that and
+    leaves, which takes the lift target above b, so that b is forgotten; a's answer is short. The store comes back with
+    all it had and is lost a second time: b, still far ahead of a, has no turn before a's eight that wait."""
+    fleet = await make_fleet(Engine(), gateways=1, tenants=tenants_in(""), pool={"predict": "max_tokens"})
+    back = returns(fleet, monkeypatch)
+    await serve(fleet, "a")
+    fleet.engine.default = Script(hold_before=0)
+    calls = [fleet[0].post("limited")]
+    await fleet.engine.until(lambda: fleet.engine.active == 1)
+    calls.append(fleet[0].post("b", max_tokens=900))
+    await until(lambda: fleet.look()["waiting"] == 1)
+    calls.append(fleet[0].post("a"))
+    await until(lambda: fleet.look()["waiting"] == 2)
+    fleet.engine.go.set()
+    assert await answers(calls) == [200] * 3
+
+    fleet.engine.go.clear()
+    server.pause()
+    await until(fleet[0].lost)
+    fleet.engine.default = Script(hold_before=0, text=[["x"]])
+    long = fleet[0].post("a", max_tokens=900)
+    await fleet.engine.until(lambda: fleet.engine.active == 1)
+    newcomer = fleet[0].post("limited")
+    await until(lambda: fleet.waiting() == 1)
+    newcomer.cancel()
+    await until(lambda: fleet.waiting() == 0)
+    fleet.engine.go.set()
+    assert await answers([long]) == [200]
+    server.resume()
+    back.set()
+    await until(fleet.shared)
+    fleet.engine.default = Script()
+    await serve(fleet, "a")
+
+    fleet.engine.go.clear()
+    fleet.engine.default = Script(hold_before=0)
+    fleet.engine.seen.clear()
+    calls = [fleet[0].post("a") for _ in range(9)]
+    await until(lambda: fleet.look()["waiting"] == 8)
+    server.pause()
+    await until(fleet[0].lost)
+    calls += [fleet[0].post("b") for _ in range(8)]
+    await until(lambda: fleet.waiting() == 16)
+    fleet.engine.go.set()
+    assert await answers(calls) == [200] * 17
+    assert "".join(body["user"] for body in fleet.engine.seen) == "a" * 9 + "b" * 8
+    server.resume()
+    back.set()
+    await until(fleet.shared)
+    await fleet.settled()
