@@ -28,6 +28,8 @@ ENGINES = 2
 ENGINE = MockEngine(slots=8, kv_tokens=2100, step_s=0.01)
 PROMISE_BOUND = ("vtc",)
 BREAKS_BOUND = ("fcfs",)
+NOTHING_DIES = {"timeout_s": 10.0, "lease_s": 20.0}
+"""Of the store: a machine that is busy for a second must not look like one whose store is gone."""
 MUCH_SERVED = 4.0  # times the bound
 
 
@@ -59,7 +61,7 @@ class BoundPlan:
             engines=self.engines,
             engine=self.engine,
             pool={"policy": self.policy, "predict": self.predict},
-            store={"flush_s": self.flush_s},
+            store={"flush_s": self.flush_s, **NOTHING_DIES},
         )
 
 

@@ -215,7 +215,7 @@ def _maker(stack: AsyncExitStack, store: StoreServer | None) -> MakeHouse:
 
 
 async def until(reached: Callable[[], bool]) -> None:
-    """Wait for something that has no event to wait on, ten seconds at most."""
-    async with asyncio.timeout(10):
+    """Wait for something that has no event to wait on; a minute without it is a failure on the busiest machine too."""
+    async with asyncio.timeout(60):
         while not reached():  # noqa: ASYNC110 - there is no event to wait on
             await asyncio.sleep(0.002)

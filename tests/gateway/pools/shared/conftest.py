@@ -106,6 +106,11 @@ class Fleet:
     def waiting(self) -> int:
         return sum(member.pool.held.count_waiting() for member in self.members)
 
+    def heard(self) -> list[bool]:
+        """By ticket, whether its gateway has the store's answer to it. The store may have done what nobody knows of yet,
+        and what is then lost with it is lost."""
+        return [held.queued.done() for member in self.members for held in member.pool.held]
+
     def running(self) -> int:
         return sum(len(member.pool.held.running()) for member in self.members)
 

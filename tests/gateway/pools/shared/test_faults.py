@@ -245,7 +245,7 @@ async def test_a_fail_over_to_a_replica_that_lags(
         calls = [fleet[0].post("limited")]
         await until(lambda: fleet.running() == 1)
         calls += [fleet[n % 2].post("aab"[n % 3]) for n in range(9)]
-        await until(lambda: fleet.look()["waiting"] == 9)
+        await until(lambda: fleet.look()["waiting"] == 9 and all(fleet.heard()))
         counters = {path: int(share["counter"]) for path, share in fleet.look()["shares"].items() if path}
         await asyncio.to_thread(replica.take_over, server)
         server, fleet.store = replica, replica
