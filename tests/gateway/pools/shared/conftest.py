@@ -107,8 +107,8 @@ class Fleet:
         return sum(member.pool.held.count_waiting() for member in self.members)
 
     def heard(self) -> list[bool]:
-        """By ticket, whether its gateway has the store's answer to it. The store may have done what nobody knows of yet,
-        and what is then lost with it is lost."""
+        """By ticket, whether its gateway has the store's answer to it. What the store has done and nobody has heard of
+        is lost with it."""
         return [held.queued.done() for member in self.members for held in member.pool.held]
 
     def running(self) -> int:
