@@ -1,7 +1,7 @@
 """What every test may count on, whatever machine it runs on.
 
 Hypothesis profiles: `ci` is bounded, the same every time, and without a time limit or a folder of its own;
-HYPOTHESIS_PROFILE=deep searches for long.
+HYPOTHESIS_PROFILE=deep searches for long (pytest --timeout=0, since minutes for one test are as they should be).
 """
 
 from __future__ import annotations

@@ -38,8 +38,11 @@ DRAWS = st.lists(
 )
 
 
+DEPTH = max(1, settings().max_examples // 60)  # 50 where HYPOTHESIS_PROFILE=deep
+
+
 @settings(
-    max_examples=25,
+    max_examples=25 * DEPTH,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
 )
@@ -64,7 +67,7 @@ SOME = st.lists(
     min_size=30,
     max_size=40,
 )
-FEW = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=12 * DEPTH, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @FEW
