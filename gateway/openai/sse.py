@@ -2,6 +2,9 @@
 
 Only `data` matters here: comments and other fields are dropped, several data lines of one event are joined by a line
 feed. Lines end in LF, CRLF or CR, and an event may be cut anywhere between two TCP chunks.
+
+The load generator has a parser of its own (`loadgen.client.sse`), and the two stay apart: it measures what this one
+lets through, and a misreading that judge and judged had in common would show in no figure.
 """
 
 from __future__ import annotations

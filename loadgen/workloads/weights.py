@@ -11,13 +11,10 @@ import yaml
 
 from loadgen.errors import LoadgenError
 
-WEIGHTS_HELP = """\
-File of tenant weights: YAML or JSON with one mapping, like `client-1: 2`, or .csv with the header
-`tenant,weight`. Tenants that are not named weigh 1."""
-
 
 def read_weights(path: Path, tenants: Collection[str]) -> dict[str, float]:
-    """The weights in a YAML, JSON or CSV file; `tenants` are those of the workload.
+    """The weights in a file: YAML or JSON with one mapping, like `client-1: 2`, or .csv with the header
+    `tenant,weight`. `tenants` are those of the workload; one that is not named weighs 1.
 
     Raises LoadgenError that names the file and the entry: not a mapping, not a number above 0, or not a tenant.
     """

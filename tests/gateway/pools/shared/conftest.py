@@ -1,5 +1,8 @@
 """Several gateways on one real store, in front of scripted engines. After every test nothing may be held anywhere, and
-what the store says each replica charged is what the replica says itself, to the unit."""
+what the store says each replica charged is what the replica says itself, to the unit.
+
+They share one event loop, so that a test sees and steers the inside of each; `fairgate.topology.Deployment` runs the
+same as processes, which a test can only watch from outside and kill."""
 
 from __future__ import annotations
 
