@@ -93,7 +93,6 @@ def build(config: GatewayConfig) -> Gateway:
     upstream = HttpUpstream(workers, config.timeouts)
     engines = {worker.url: Engine() for worker in workers}
     hotpath = HotPath(
-        keyring,
         ENDPOINTS,
         _routes(config, pools),
         upstream,
@@ -106,7 +105,7 @@ def build(config: GatewayConfig) -> Gateway:
     )
     probers = _probers(config, pools, engines, upstream)
     pages = Pages(config, keyring, metrics, lambda: gateway.ready(), pools)
-    server = HttpServer(hotpath.serve, ENDPOINTS, pages.by_path(), config.limits)
+    server = HttpServer(hotpath.serve, keyring.tenant, ENDPOINTS, pages.by_path(), config.limits)
     gateway = Gateway(config, pools, hotpath, server, upstream, probers, store)
     return gateway
 

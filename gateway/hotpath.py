@@ -30,7 +30,6 @@ from gateway.pools.drain_rate import retry_headers
 from gateway.ports import Answer, Call, ClientGone, Upstream
 from gateway.record import Record
 from gateway.refusals import no_healthy_worker, refused
-from gateway.tenants.auth import Keyring
 from gateway.tenants.quota import Quotas
 
 logger = logging.getLogger("gateway")
@@ -49,7 +48,6 @@ class HotPath:
 
     def __init__(
         self,
-        keyring: Keyring,
         endpoints: Mapping[str, Endpoint],
         routes: Mapping[str, Route],
         upstream: Upstream,
@@ -61,7 +59,6 @@ class HotPath:
         stopwatch: Callable[[], float],
         on_end: Callable[[Record], None],
     ) -> None:
-        self._keyring = keyring
         self._endpoints = endpoints
         self._routes = routes
         self._upstream = upstream
@@ -88,11 +85,11 @@ class HotPath:
                     exchange.client_left()
                     raise
                 task.uncancel()
-                await self._fail(exchange, Overloaded("draining", "The gateway is shutting down.", retry_after=1.0))
+                self._fail(exchange, Overloaded("draining", "The gateway is shutting down.", retry_after=1.0))
             except ClientGone:
                 exchange.client_left()
             except Exception as error:
-                await self._fail(exchange, self._as_answer(exchange, error))
+                self._fail(exchange, self._as_answer(exchange, error))
             finally:
                 exchange.release()
                 exchange.close_record(self._stopwatch())
@@ -100,9 +97,11 @@ class HotPath:
 
     async def _serve(self, exchange: Exchange) -> None:
         call, record = exchange.call, exchange.record
-        tenant = self._keyring.tenant(call.key)
-        record.tenant = tenant.id
-        ask = self._endpoints[call.path].read(await call.body())
+        tenant = call.tenant
+        record.tenant = tenant.id if tenant is not None else ""
+        body = call.body()
+        assert tenant is not None
+        ask = self._endpoints[call.path].read(body)
         job = exchange.job = self._job(tenant, ask, record)
         await self._admit(job)
         answer, first = await self._begin(job)
@@ -225,19 +224,19 @@ class HotPath:
         """Hand on what the engine answers, charging it as it comes; `out` is its beginning."""
         call, record = exchange.call, exchange.record
         if job.ask.stream:
-            await call.begin(self._headers(exchange))
+            call.begin(self._headers(exchange))
             record.status, exchange.begun = 200, True
         while out is not None:
             self._report(job, answer.meter)
             if out:
-                await call.send(out)
+                call.send(out)
             out = await answer.read()
         self._settle(job, answer.meter)
         if exchange.begun:
-            await call.end(answer.ending())
+            call.end(answer.ending())
         else:
             record.status = 200
-            await call.reply(200, answer.ending(), self._headers(exchange))
+            call.reply(200, answer.ending(), self._headers(exchange))
 
     def _report(self, job: Job, meter: Consumed) -> None:
         """Charge what has been seen so far, and correct the input as soon as the engine has counted it."""
@@ -266,20 +265,20 @@ class HotPath:
             headers["x-fairgate-queue-ms"] = str(round(record.queued * 1000))
         return headers
 
-    async def _fail(self, exchange: Exchange, error: ApiError) -> None:
+    def _fail(self, exchange: Exchange, error: ApiError) -> None:
         """Let go of everything first: the client may take its time to hear of the error."""
         exchange.release()
         record, call = exchange.record, exchange.call
         record.outcome = error.code
         try:
             if exchange.begun and exchange.job is not None:
-                await call.end(exchange.job.ask.endpoint.error_event(error.body()), broken=True)
+                call.end(exchange.job.ask.endpoint.error_event(error.body()), broken=True)
                 return
             record.status = error.status
             headers = {**self._headers(exchange), **error.headers}
             if error.retry_after is not None:
                 headers |= retry_headers(error.retry_after)
-            await call.reply(error.status, error.body(), headers)
+            call.reply(error.status, error.body(), headers)
         except ClientGone:
             exchange.client_left()
 

@@ -8,32 +8,41 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from gateway.config.schema import TenantConfig
+
 
 class ClientGone(Exception):
     """The client closed its connection, or reads so slowly that it was cut off."""
 
 
 class Call(Protocol):
-    """The client's side of one request."""
+    """The client's side of one request. Nothing here waits: what is sent is buffered up to a limit, over which the
+    client is cut off."""
 
-    path: str
-    key: str | None
-    request_id: str
+    @property
+    def path(self) -> str: ...
 
-    async def body(self) -> bytes:
-        """The whole body. Raises BodyTooLarge, ClientGone."""
+    @property
+    def request_id(self) -> str: ...
 
-    async def begin(self, headers: Mapping[str, str]) -> None:
+    @property
+    def tenant(self) -> TenantConfig | None:
+        """Whose key came with it; None where there is a fault (see `body`)."""
+
+    def body(self) -> bytes:
+        """The whole body. Raises the ApiError that stands in its way: no key, too large..."""
+
+    def begin(self, headers: Mapping[str, str]) -> None:
         """Start an answer of events, status 200. Raises ClientGone."""
 
-    async def send(self, data: bytes) -> None:
-        """Send events without waiting for the client to read them. Raises ClientGone."""
+    def send(self, data: bytes) -> None:
+        """Send events. Raises ClientGone."""
 
-    async def end(self, data: bytes, *, broken: bool = False) -> None:
+    def end(self, data: bytes, *, broken: bool = False) -> None:
         """Send the last events; the answer is over. `broken` closes the connection. Raises ClientGone."""
 
-    async def reply(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
-        """A whole answer at once."""
+    def reply(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+        """A whole answer at once. Raises ClientGone."""
 
 
 class Answer(Protocol):

@@ -10,6 +10,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+from gateway.config.schema import TenantConfig
+
 from .conftest import House, MakeHouse, chat, until
 from .engine import Engine, Script
 
@@ -79,33 +81,30 @@ async def test_a_client_that_does_not_read_holds_up_nobody(make_house: MakeHouse
 
 
 class PlainCall:
-    """The client's side without HTTP; every method gives way once, so that each is a place to be cancelled at."""
+    """The client's side without HTTP."""
 
     path = "/v1/chat/completions"
-    key: str | None = "key-a"
     request_id = "r"
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, tenant: TenantConfig | None, body: bytes) -> None:
+        self.tenant = tenant
         self._body = body
         self.sent = b""
         self.status = 0
 
-    async def body(self) -> bytes:
-        await asyncio.sleep(0)
+    def body(self) -> bytes:
         return self._body
 
-    async def begin(self, headers: Mapping[str, str]) -> None:
-        await asyncio.sleep(0)
+    def begin(self, headers: Mapping[str, str]) -> None:
+        self.status = 200
 
-    async def send(self, data: bytes) -> None:
-        await asyncio.sleep(0)
+    def send(self, data: bytes) -> None:
         self.sent += data
 
-    async def end(self, data: bytes, *, broken: bool = False) -> None:
-        await self.send(data)
+    def end(self, data: bytes, *, broken: bool = False) -> None:
+        self.send(data)
 
-    async def reply(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
-        await asyncio.sleep(0)
+    def reply(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         self.status, self.sent = status, body
 
 
@@ -137,7 +136,7 @@ async def serve_cancelled_at(house: House, body: bytes, place: int) -> bool:
             task.cancel()
 
     async def run() -> None:
-        await stepped(house.gateway.hotpath.serve(PlainCall(body)), at_await)
+        await stepped(house.gateway.hotpath.serve(PlainCall(house.gateway.config.tenants[0], body)), at_await)
 
     task = asyncio.create_task(run())
     await asyncio.gather(task, return_exceptions=True)
