@@ -25,6 +25,8 @@ NEVER_WAIT = 2**30
 """High-water mark of a connection's write buffer. `send` has a limit of its own, which cuts the client off instead."""
 BACKLOG = 4096
 """A listen backlog of the usual 128 stalls 256 simultaneous clients for a second (SYN retransmission)."""
+MOST_PIPELINED = 8
+"""Requests that may wait on a connection for the answer to another, before no more is read."""
 REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 405: "Method Not Allowed"}
 
 Serve = Callable[["HttpCall"], Awaitable[None]]
@@ -121,8 +123,8 @@ class ClientConnection:
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade) as error:
             self._refuse(Invalid("bad_request", f"This is not a usable HTTP request: {error}."))
-        if self._calls and self._transport is not None:
-            self._transport.pause_reading()
+        if len(self._calls) > MOST_PIPELINED and self._transport is not None:
+            self._transport.pause_reading()  # then its end goes unnoticed too, until it has been answered some
 
     def eof_received(self) -> bool:
         return False
