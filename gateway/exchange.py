@@ -2,60 +2,66 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from fairness import CostFunction, Ticket
+from fairness import CostFunction, State, Ticket
 from gateway.config.schema import PoolConfig, TenantConfig
+from gateway.engines.engine import Engine
 from gateway.openai.endpoint import Ask
 from gateway.pools.port import Pool
-from gateway.ports import Answer, Call
+from gateway.ports import Call
 from gateway.record import Record
 
 
-@dataclass(frozen=True, slots=True)
 class Route:
     """Where a model is served."""
 
-    pool: Pool
-    config: PoolConfig
-    cost: CostFunction
-    adapter: str
+    def __init__(self, pool: Pool, config: PoolConfig, cost: CostFunction, adapter: str) -> None:
+        self.pool = pool
+        self.config = config
+        self.cost = cost
+        self.adapter = adapter
 
 
-@dataclass(slots=True)
 class Job:
-    """A request that was understood. From submission on it owns its ticket, while it is forwarded also an answer.
+    """A request that was understood. From submission on it owns its ticket.
 
-    `consumed`: an engine works on it, so what was seen stays charged.
+    `consumed`: an engine works on it, so what was seen stays charged. `sent`: when it was sent there, on the clock of
+    `leave`.
     """
 
-    tenant: TenantConfig
-    ask: Ask
-    route: Route
-    ticket: Ticket
-    record: Record
-    answer: Answer | None = None
-    consumed: bool = False
-    failures: int = 0
+    def __init__(self, tenant: TenantConfig, ask: Ask, route: Route, ticket: Ticket, record: Record) -> None:
+        self.tenant = tenant
+        self.ask = ask
+        self.route = route
+        self.pool = route.pool
+        self.ticket = ticket
+        self.record = record
+        self.engine: Engine | None = None
+        self.consumed = False
+        self.sent = 0.0
+        self.failures = 0
 
-    @property
-    def pool(self) -> Pool:
-        return self.route.pool
+    def sent_to(self, engine: Engine, now: float) -> None:
+        self.engine, self.sent, self.consumed = engine, now, True
 
-    def finish_answer(self) -> None:
-        if self.answer is not None:
-            self.answer.finish()
-            self.answer = None
+    def undo(self) -> None:
+        """Its engine did not serve it after all."""
+        self.consumed = False
 
-    def drop_answer(self) -> None:
-        if self.answer is not None:
-            self.answer.close()
-            self.answer = None
-
-    def release(self) -> None:
+    def leave(self, now: float) -> None:
         """Give back whatever it holds. May be repeated."""
-        self.drop_answer()
+        if self.consumed and self.ticket.state is State.RUNNING and not self.ask.stream:
+            self._charge_unseen(now)
         self.pool.leave(self.ticket, consumed=self.consumed)
+
+    def _charge_unseen(self, now: float) -> None:
+        """Nobody saw what an engine produced for it (see `Pace`)."""
+        ticket = self.ticket
+        if self.engine is None or ticket.produced:
+            return
+        tokens = self.engine.pace.unseen(self.ask.choices, now - self.sent, ticket.max_tokens)
+        self.record.output_tokens = min(ticket.predicted, ticket.max_tokens) if tokens is None else tokens
+        if self.record.output_tokens:
+            self.pool.charge(ticket, self.record.output_tokens)
 
     def close_record(self) -> None:
         """Note what it consumed in the end."""
@@ -65,18 +71,18 @@ class Job:
             record.service = self.route.cost.service(record.input_tokens, record.output_tokens, record.cached_tokens)
 
 
-@dataclass(slots=True)
 class Exchange:
     """A call and how far it got: `job` once it was understood, `begun` once events are being sent."""
 
-    call: Call
-    record: Record
-    job: Job | None = None
-    begun: bool = False
+    def __init__(self, call: Call, record: Record) -> None:
+        self.call = call
+        self.record = record
+        self.job: Job | None = None
+        self.begun = False
 
-    def release(self) -> None:
+    def release(self, now: float) -> None:
         if self.job is not None:
-            self.job.release()
+            self.job.leave(now)
 
     def client_left(self) -> None:
         self.record.status, self.record.outcome = self.record.status or 499, "client_closed"

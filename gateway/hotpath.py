@@ -1,13 +1,19 @@
 """The way of one request, top to bottom: authenticate -> admit -> wait for a turn -> forward -> meter -> settle.
 
-Nothing here knows HTTP or JSON: `Call` is the client's side, `Upstream` the workers'; an `Endpoint` reads what is asked
-and answered, and what differs between engines is known to each worker's `Engine`. A request owns at most a ticket and
-an answer; both are given back by `Exchange.release`, which every exit goes through and which may run twice. That holds
-for cancellation at any await too: the server edge cancels `serve` when the client is gone.
+Nothing here knows HTTP or JSON: `Call` is the client's side, whose edge has authenticated it, `Upstream` the workers';
+an `Endpoint` reads what is asked and answered, and what differs between engines is known to each worker's `Engine`.
+From the moment a request is sent until its answer is over its task sleeps, while a `Delivery` meters what arrives and
+writes it to the client. A request owns at most a ticket, which is given back by `Exchange.release`, which every exit
+goes through and which may run twice. That holds for cancellation at any await too: the server edge cancels `serve` when
+the client is gone.
 
 What is charged. A request that its engine failed, overflowed or refused before it produced anything is undone, as if it
 had never been dispatched. A client that leaves after its request was sent pays for the input, which the engine has
-worked on; from the first event on, what was seen stays charged, whoever ends the request.
+worked on, and for output: of a stream what was seen, whoever ends it; of an answer that is not streamed, which nobody
+sees before its end, by the time it ran (see `Pace`). The same goes for such an answer that takes longer than it may.
+A request without a stream is charged its output in one step, when it ends. That costs the bound nothing: its room is
+released in the same step, so whatever is charged late is charged to one who still held room for it.
+
 The first event is also when the answer to the client begins: until then a request may move to another worker.
 """
 
@@ -20,14 +26,15 @@ from itertools import count
 
 from fairness import Grant, Refusal, Ticket
 from gateway.config.schema import TenantConfig, Timeouts
-from gateway.engines.engine import Engine, read_refusal
+from gateway.delivery import Delivery
+from gateway.engines.engine import Engine
 from gateway.errors import ApiError, EngineRefused, NotFound, Overloaded, RateLimited, UpstreamError, UpstreamFailed
 from gateway.exchange import Exchange, Job, Route
 from gateway.live import Live
-from gateway.openai.endpoint import Ask, Consumed, Endpoint, MeteredAnswer
+from gateway.openai.endpoint import Ask, Consumed, Endpoint
 from gateway.openai.estimate import Estimator
 from gateway.pools.drain_rate import retry_headers
-from gateway.ports import Answer, Call, ClientGone, Upstream
+from gateway.ports import Call, ClientGone, Patience, Upstream
 from gateway.record import Record
 from gateway.refusals import no_healthy_worker, refused
 from gateway.tenants.quota import Quotas
@@ -63,7 +70,8 @@ class HotPath:
         self._routes = routes
         self._upstream = upstream
         self._engines = engines
-        self._timeouts = timeouts
+        self._stream_patience = Patience(timeouts.first_byte_s, timeouts.idle_s)
+        self._answer_patience = Patience(timeouts.answer_s, timeouts.idle_s)
         self._quotas = quotas
         self._clock = clock
         self._stopwatch = stopwatch
@@ -76,24 +84,25 @@ class HotPath:
     async def serve(self, call: Call) -> None:
         """Answer one call. Raises nothing but cancellation: every error becomes an answer."""
         exchange = Exchange(call, Record(call.request_id, call.path, self._stopwatch()))
-        with self.live.serving() as task:
-            try:
-                await self._serve(exchange)
-                exchange.record.outcome = "ok"
-            except asyncio.CancelledError:
-                if not self.live.aborting:
-                    exchange.client_left()
-                    raise
-                task.uncancel()
-                self._fail(exchange, Overloaded("draining", "The gateway is shutting down.", retry_after=1.0))
-            except ClientGone:
+        task = self.live.began()
+        try:
+            await self._serve(exchange)
+            exchange.record.outcome = "ok"
+        except asyncio.CancelledError:
+            if not self.live.aborting:
                 exchange.client_left()
-            except Exception as error:
-                self._fail(exchange, self._as_answer(exchange, error))
-            finally:
-                exchange.release()
-                exchange.close_record(self._stopwatch())
-                self._on_end(exchange.record)
+                raise
+            task.uncancel()
+            self._fail(exchange, Overloaded("draining", "The gateway is shutting down.", retry_after=1.0))
+        except ClientGone:
+            exchange.client_left()
+        except Exception as error:
+            self._fail(exchange, self._as_answer(exchange, error))
+        finally:
+            exchange.release(self._clock())
+            exchange.close_record(self._stopwatch())
+            self._on_end(exchange.record)
+            self.live.ended(task)
 
     async def _serve(self, exchange: Exchange) -> None:
         call, record = exchange.call, exchange.record
@@ -101,12 +110,11 @@ class HotPath:
         record.tenant = tenant.id if tenant is not None else ""
         body = call.body()
         assert tenant is not None
-        ask = self._endpoints[call.path].read(body)
-        job = exchange.job = self._job(tenant, ask, record)
+        job = exchange.job = self._job(tenant, self._endpoints[call.path].read(body), record)
         await self._admit(job)
-        answer, first = await self._begin(job)
-        record.first_byte = self._stopwatch()
-        await self._relay(exchange, job, answer, first)
+        delivery = await self._begin(exchange, job)
+        self._settle(job, delivery.reading.meter)
+        self._end(exchange, delivery)
 
     # -- admit -------------------------------------------------------------------------------------------------
 
@@ -146,16 +154,17 @@ class HotPath:
 
     # -- wait for a turn, forward ------------------------------------------------------------------------------
 
-    async def _begin(self, job: Job) -> tuple[MeteredAnswer, bytes | None]:
-        """Take turns until an engine has begun to answer: its answer, and what the client gets of its beginning."""
+    async def _begin(self, exchange: Exchange, job: Job) -> Delivery:
+        """Take turns until an engine has answered."""
         while True:
-            grant = await self._turn(job)
+            worker = (await self._turn(job)).worker
             job.record.attempts += 1
             try:
-                return await self._forward(job, grant.worker)
+                return await self._forward(exchange, job, worker)
             except UpstreamError as error:
-                job.drop_answer()
-                self._may_try_again(job, grant.worker, error)
+                if job.consumed:
+                    raise
+                self._may_try_again(job, worker, error)
             job.pool.requeue(job.ticket)
 
     async def _turn(self, job: Job) -> Grant:
@@ -186,74 +195,62 @@ class HotPath:
             raise error
         logger.warning("request %s: %s; trying another worker", job.record.request_id, error)
 
-    async def _forward(self, job: Job, worker: str) -> tuple[MeteredAnswer, bytes | None]:
-        """Send the request to `worker`; its answer, once that has begun. Raises UpstreamError, EngineRefused."""
-        job.consumed = True
-        try:
-            async with asyncio.timeout(self._timeouts.first_byte_s):
-                answer = job.ask.endpoint.metered(job.ask, await self._post(job, worker))
-                first = await answer.read()
-        except (TimeoutError, UpstreamError, EngineRefused) as error:
-            job.consumed = False
-            if isinstance(error, TimeoutError):
-                raise UpstreamError("timeout", f"{worker} sent no first event in time") from None
-            raise
-        return answer, first
-
-    async def _post(self, job: Job, worker: str) -> Answer:
-        """An answer with status 200. An engine that refuses to report usage as asked is asked again for less."""
+    async def _forward(self, exchange: Exchange, job: Job, worker: str) -> Delivery:
+        """Send the request to `worker`, and hand on its answer. Raises UpstreamError, EngineRefused: the request is
+        undone then, unless the engine has worked on it to some purpose (`job.consumed`)."""
         engine = self._engines[worker]
+        job.sent_to(engine, self._clock())
+        try:
+            return await self._post(exchange, job, engine, worker)
+        except (UpstreamError, EngineRefused) as error:
+            if not exchange.begun and not _ran_out_of_time(job, error):
+                job.undo()
+            raise
+
+    async def _post(self, exchange: Exchange, job: Job, engine: Engine, worker: str) -> Delivery:
+        """An answer with status 200. An engine that refuses to report usage as asked is asked again for less."""
+        ask = job.ask
+        request_id = f"{job.ticket.id}-{job.record.attempts}"  # unique, whatever ids clients send
+        patience = self._stream_patience if ask.stream else self._answer_patience
         while True:
             usage_options = engine.usage_options()
-            answer = await self._send(job, worker, job.ask.endpoint.upstream_body(job.ask, usage_options))
-            if answer.status == 200:
-                return answer
-            body = await read_refusal(answer)
-            if not engine.refused_usage(usage_options, answer.status, body):
-                raise engine.dialect.not_taken(answer.status, body)
-            job.drop_answer()
+            body = ask.endpoint.upstream_body(ask, usage_options)
+            delivery = Delivery(exchange, job, ask.endpoint.reading(ask), self._first)
+            await self._upstream.post(
+                worker, ask.endpoint.path, body, request_id, delivery, patience, repeatable=engine.dialect.repeatable
+            )
+            if delivery.status == 200:
+                return delivery
+            refusal = delivery.refusal()
+            if not engine.refused_usage(usage_options if ask.stream else {}, delivery.status, refusal):
+                raise engine.dialect.not_taken(delivery.status, refusal)
 
-    async def _send(self, job: Job, worker: str, body: bytes) -> Answer:
-        request_id = f"{job.ticket.id}-{job.record.attempts}"  # unique, whatever ids clients send
-        job.answer = answer = await self._upstream.post(worker, job.ask.endpoint.path, body, request_id)
-        return answer
-
-    # -- meter, settle -----------------------------------------------------------------------------------------
-
-    async def _relay(self, exchange: Exchange, job: Job, answer: MeteredAnswer, out: bytes | None) -> None:
-        """Hand on what the engine answers, charging it as it comes; `out` is its beginning."""
-        call, record = exchange.call, exchange.record
+    def _first(self, exchange: Exchange) -> None:
+        """The engine has begun to answer."""
+        job = exchange.job
+        assert job is not None
+        exchange.record.first_byte = self._stopwatch()
         if job.ask.stream:
-            call.begin(self._headers(exchange))
-            record.status, exchange.begun = 200, True
-        while out is not None:
-            self._report(job, answer.meter)
-            if out:
-                call.send(out)
-            out = await answer.read()
-        self._settle(job, answer.meter)
-        if exchange.begun:
-            call.end(answer.ending())
-        else:
-            record.status = 200
-            call.reply(200, answer.ending(), self._headers(exchange))
+            exchange.call.begin(self._headers(exchange))
+            exchange.record.status, exchange.begun = 200, True
 
-    def _report(self, job: Job, meter: Consumed) -> None:
-        """Charge what has been seen so far, and correct the input as soon as the engine has counted it."""
-        record = job.record
-        counted = (meter.input_tokens, meter.cached_tokens)
-        if meter.input_tokens is not None and counted != (record.input_tokens, record.cached_tokens):
-            record.input_tokens, record.cached_tokens = meter.input_tokens, meter.cached_tokens
-            job.pool.correct(job.ticket, meter.input_tokens, meter.cached_tokens)
-        if meter.produced != record.output_tokens:
-            record.output_tokens = meter.produced
-            job.pool.charge(job.ticket, meter.produced)
+    # -- settle ------------------------------------------------------------------------------------------------
 
     def _settle(self, job: Job, meter: Consumed) -> None:
         """The engine is done. Settled before the client has read the end: a slow client holds no room."""
+        ask, engine = job.ask, job.engine
         job.pool.finish(job.ticket)
-        job.finish_answer()
-        self._estimator.observe(job.ask.model, job.ask.raw_tokens, meter.input_tokens or 0)
+        if engine is not None:
+            engine.pace.ended(meter.produced, ask.choices, self._clock() - job.sent)
+        self._estimator.observe(ask.model, ask.raw_tokens, meter.input_tokens or 0)
+
+    def _end(self, exchange: Exchange, delivery: Delivery) -> None:
+        call = exchange.call
+        if exchange.begun:
+            call.end(delivery.last + delivery.reading.ending())
+        else:
+            exchange.record.status = 200
+            call.reply(200, delivery.reading.ending(), self._headers(exchange))
 
     # -- answers -----------------------------------------------------------------------------------------------
 
@@ -266,8 +263,8 @@ class HotPath:
         return headers
 
     def _fail(self, exchange: Exchange, error: ApiError) -> None:
-        """Let go of everything first: the client may take its time to hear of the error."""
-        exchange.release()
+        """Let go of everything first: nothing of the error's way to the client may hold room."""
+        exchange.release(self._clock())
         record, call = exchange.record, exchange.call
         record.outcome = error.code
         try:
@@ -290,3 +287,8 @@ class HotPath:
             return UpstreamFailed(f"upstream_{error.kind}", "The engine failed while it served this request.")
         logger.error("request %s: internal error", exchange.record.request_id, exc_info=error)
         return ApiError("internal_error", "The gateway failed; the fault is its own.")
+
+
+def _ran_out_of_time(job: Job, error: Exception) -> bool:
+    """An answer that nobody saw took longer than it may: an engine worked on it all that time, and so would another."""
+    return not job.ask.stream and isinstance(error, UpstreamError) and error.kind == "timeout"

@@ -3,37 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from typing import Any
 
 
 class Live:
     """`aborting` tells a request that it was cancelled by `abort` and not by its client."""
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[object]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._emptied = asyncio.Event()
         self.aborting = False
 
-    @contextmanager
-    def serving(self) -> Iterator[asyncio.Task[object]]:
-        """Counts the task that runs this block."""
+    def began(self) -> asyncio.Task[Any]:
+        """The running task serves a request, until it says that it has `ended`."""
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        self._emptied.clear()
-        try:
-            yield task
-        finally:
-            self._tasks.discard(task)
-            if not self._tasks:
-                self._emptied.set()
+        return task
+
+    def ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not self._tasks:
+            self._emptied.set()
 
     async def idle(self, patience: float) -> bool:
         """Wait until nothing is served, `patience` seconds at most; whether that came about."""
         with suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 while self._tasks:
+                    self._emptied.clear()
                     await self._emptied.wait()
         return not self._tasks
 

@@ -6,7 +6,7 @@ What stands between the edges works on bytes and plain objects, and depends on t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from gateway.config.schema import TenantConfig
 
@@ -45,26 +45,48 @@ class Call(Protocol):
         """A whole answer at once. Raises ClientGone."""
 
 
-class Answer(Protocol):
-    """A worker's answer whose head has arrived."""
+class Receiver(Protocol):
+    """Takes an engine's answer as it arrives, each call made in the callback that read it from the socket. Whatever
+    these methods raise ends the exchange with the engine, and reaches the one who waits in `post`.
 
-    status: int
+    `begun`: the engine has begun to answer, so that from now on its silence is measured and not its slow start.
+    """
 
-    async def read(self) -> bytes:
-        """The next bytes of the body as they come; empty at its end. Raises UpstreamError."""
+    begun: bool
 
-    def finish(self) -> None:
-        """Nothing more is wanted and nothing more will come: the connection may be used again."""
+    def head(self, status: int) -> None:
+        """The head of the answer has arrived."""
 
-    def close(self) -> None:
-        """Drop the answer, and the connection with it unless it was read to its end. May be repeated."""
+    def data(self, data: bytes) -> bool:
+        """More of the body. True: all that is wanted has come. Raises UpstreamError, ClientGone."""
+
+    def eof(self) -> None:
+        """The body is over. Raises UpstreamError where the answer is not."""
+
+
+class Patience(NamedTuple):
+    """Seconds: until an engine must have begun to answer, and between two reads from then on."""
+
+    begin: float
+    idle: float
 
 
 class Upstream(Protocol):
     """The workers, by their URL."""
 
-    async def post(self, worker: str, path: str, body: bytes, request_id: str) -> Answer:
-        """Send a request, wait for the head of the answer. Raises UpstreamError."""
+    async def post(
+        self,
+        worker: str,
+        path: str,
+        body: bytes,
+        request_id: str,
+        receiver: Receiver,
+        patience: Patience,
+        *,
+        repeatable: bool,
+    ) -> None:
+        """Send a request, and sleep until its answer is over or nothing more of it is wanted. `repeatable`: it may be
+        sent again where a kept connection turns out to be lost. Raises UpstreamError, and what `receiver` raises."""
 
     async def get(self, worker: str, path: str, patience: float) -> tuple[int, bytes]:
         """A small answer whole. `patience` in seconds. Raises UpstreamError."""

@@ -146,11 +146,15 @@ class GroupConfig(_Section):
 
 
 class Timeouts(_Section):
-    """Seconds: to connect to a worker, to its first token, between two chunks, and to drain at shutdown."""
+    """Seconds: to connect to a worker, to the first token of a stream, between two chunks of it, for a whole answer
+    that is not streamed, for which an idle connection to a worker is used again (less than the worker keeps it: uvicorn
+    5 s), and to drain at shutdown."""
 
     connect_s: Seconds = 5.0
     first_byte_s: Seconds = 300.0
     idle_s: Seconds = 60.0
+    answer_s: Seconds = 600.0
+    kept_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 2.0
     drain_s: Seconds = 30.0
 
 

@@ -25,7 +25,9 @@ class Size(NamedTuple):
 class Dialect:
     """`prefix` begins the names of its metrics, `waiting` is the one of requests that wait inside it. `full`: statuses
     by which it says that it has no room. `continuous_usage`: it can report usage while it streams, as far as is known.
-    `health_path` answers 200 while it is well. A kind of engine that tells its size overrides `size`."""
+    `health_path` answers 200 while it is well. `repeatable`: it works for the one who is connected and keeps nothing of
+    a request, so that one may be sent again where a connection was lost before it said anything. A kind of engine that
+    tells its size overrides `size`."""
 
     name: str
     prefix: str = ""
@@ -33,6 +35,7 @@ class Dialect:
     full: frozenset[int] = frozenset((429, 503))
     continuous_usage: bool = True
     health_path: str = "/health"
+    repeatable: bool = True
 
     def speaks(self, metrics: str) -> bool:
         """Are these the metrics of such an engine?"""

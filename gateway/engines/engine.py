@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from gateway.engines.pace import Pace
 from gateway.engines.plain import PLAIN
 from gateway.engines.registry import HEALTH_PATHS, dialect_of
-from gateway.ports import Answer
 
-MOST_REFUSAL_BYTES = 2**20
 _CONTINUOUS = "continuous_usage_stats"
 _USAGE: Mapping[str, bool] = {"include_usage": True}
 _CONTINUOUS_USAGE: Mapping[str, bool] = {**_USAGE, _CONTINUOUS: True}
@@ -19,6 +18,7 @@ class Engine:
 
     def __init__(self) -> None:
         self.dialect = PLAIN
+        self.pace = Pace()
         self._refuses_continuous_usage = False
 
     def hear(self, metrics: str) -> None:
@@ -41,12 +41,3 @@ class Engine:
         refused = status in (400, 422) and _CONTINUOUS in asked and _CONTINUOUS.encode() in body
         self._refuses_continuous_usage |= refused
         return refused
-
-
-async def read_refusal(answer: Answer) -> bytes:
-    """The body of an answer other than 200, cut off where it is larger than an error can reasonably be."""
-    parts, size = [], 0
-    while (part := await answer.read()) and size < MOST_REFUSAL_BYTES:
-        parts.append(part)
-        size += len(part)
-    return b"".join(parts)

@@ -8,4 +8,4 @@ from __future__ import annotations
 
 from gateway.engines.dialect import Dialect
 
-PLAIN = Dialect("plain")
+PLAIN = Dialect("plain", repeatable=False)

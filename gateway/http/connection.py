@@ -1,4 +1,4 @@
-"""One connection to a worker."""
+"""One connection to a worker: what arrives is handed on in the callback that read it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from typing import Protocol, cast
 
 from gateway.errors import UpstreamError
 from gateway.http.http1 import BadResponse, ResponseParser
+from gateway.ports import Patience, Receiver
 
-MOST_UNREAD = 1024 * 1024
-"""Bytes of an answer that may wait in memory before the worker is told to slow down."""
 PATIENCE_FOR_END = 5.0
-"""Seconds that a connection may take to end its answer after the last event."""
+"""Seconds that a connection may take to end its answer after all that was wanted of it has come."""
 
 
 class Owner(Protocol):
@@ -24,22 +23,52 @@ class Owner(Protocol):
     def keep(self, connection: WorkerConnection, now: float) -> None: ...
 
 
-class WorkerConnection(asyncio.Protocol):
-    """One connection: at most one request at a time, at most one reader that waits."""
+class WorkerConnection:
+    """An asyncio protocol for one connection with at most one request at a time.
+
+    `unanswered`: it was closed before a byte of an answer came, and not by us. `unsent`: not even the whole request
+    had been handed to the system when the worker closed.
+    """
 
     def __init__(self, owner: Owner, name: str) -> None:
-        self.parser = ResponseParser()
+        self.unanswered = False
+        self.unsent = False
         self._owner = owner
         self._name = name
         self._loop = asyncio.get_running_loop()
+        self._parser = ResponseParser()
         self._transport: asyncio.Transport | None = None
+        self._receiver: Receiver | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._idle_s = 0.0
         self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        self._lost: str | None = None
-        self._timed_out = False
-        self._unread = 0
-        self._keeping = False
+        self._told = False
+        self._ending = False
+
+    async def ask(self, request: bytes, receiver: Receiver, patience: Patience) -> None:
+        """Send a request and sleep until its answer is over, or wanted no further. Raises UpstreamError, and what
+        `receiver` raises; then, and when cancelled, the connection is dropped."""
+        self._parser.begin()
+        self._receiver, self._told, self._idle_s = receiver, False, patience.idle
+        waiter = self._waiter = self._loop.create_future()
+        self._await_until(self._loop.time() + patience.begin)
+        if self._transport is None:
+            self._fail(UpstreamError("closed", f"{self._name} closed the connection"))
+        else:
+            self._transport.write(request)
+        try:
+            await waiter
+        except BaseException:
+            self._receiver = self._waiter = None
+            self.drop()
+            raise
+
+    def drop(self) -> None:
+        """Close at once."""
+        self._stop_timer()
+        if self._transport is not None:
+            self._transport.abort()
 
     # -- called by the loop ------------------------------------------------------------------------------------
 
@@ -49,109 +78,97 @@ class WorkerConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         try:
-            self.parser.feed(data)
+            self._parser.feed(data)
         except BadResponse as error:
-            self._break(str(error))
+            self._fail(UpstreamError("closed", f"{self._name} failed: {error}"))
+            self.drop()
             return
-        self._unread += len(data)
-        if self._unread > MOST_UNREAD and self._transport is not None:
-            self._transport.pause_reading()
-        if self._keeping:
+        if self._receiver is not None:
+            self._hand_on(self._receiver)
+        elif self._ending:
+            self._parser.take()
             self._keep()
-        self._wake()
+        else:
+            self.drop()  # nothing was asked
+
+    def eof_received(self) -> bool:
+        if self._transport is not None:
+            self.unsent = self._transport.get_write_buffer_size() > 0
+        return False
 
     def connection_lost(self, error: Exception | None) -> None:
         self._owner.lost(self)
         self._transport = None
-        if self._lost is None:
+        receiver = self._receiver
+        if receiver is not None:
             try:
-                self.parser.feed_eof()
+                self._parser.feed_eof()
             except BadResponse:
-                self._lost = "closed the connection"
+                self.unanswered = not self._parser.heard
+                self._fail(UpstreamError("closed", f"{self._name} closed the connection"))
+            else:
+                self._hand_on(receiver)
         self._stop_timer()
-        self._wake()
 
-    # -- called by an answer -----------------------------------------------------------------------------------
+    def pause_writing(self) -> None: ...
 
-    def begin(self, request: bytes) -> None:
-        self.parser.begin()
-        self._unread = 0
-        if self._transport is not None:
-            self._transport.write(request)
-
-    async def head(self) -> None:
-        """Wait for the head of the answer; how long is the caller's affair. Raises UpstreamError."""
-        while not self.parser.status:
-            self._raise_if_lost()
-            await self._wait()
-
-    async def read(self, patience: float) -> bytes:
-        parser = self.parser
-        while not parser.buffered():
-            if parser.done:
-                return b""
-            self._raise_if_lost()
-            self._start_timer(patience)
-            await self._wait()
-        if self._unread > MOST_UNREAD and self._transport is not None:
-            self._transport.resume_reading()
-        self._unread = 0
-        return parser.take()
-
-    def keep_when_done(self) -> None:
-        """Use the connection again as soon as the answer has ended, which it must do soon."""
-        self._keeping = True
-        self._stop_timer()
-        self._keep()
-        if self._keeping:
-            self._start_timer(PATIENCE_FOR_END)
-
-    def drop(self) -> None:
-        """Close at once."""
-        self._stop_timer()
-        if self._transport is not None:
-            self._transport.abort()
+    def resume_writing(self) -> None: ...
 
     # -- inside ------------------------------------------------------------------------------------------------
 
-    def _keep(self) -> None:
-        if not self.parser.done:
+    def _hand_on(self, receiver: Receiver) -> None:
+        parser = self._parser
+        try:
+            if parser.status and not self._told:
+                self._told = True
+                receiver.head(parser.status)
+            enough = parser.buffered() and receiver.data(parser.take())
+            if parser.done and not enough:
+                receiver.eof()
+                enough = True
+        except Exception as error:
+            self._fail(error)
+            self.drop()
             return
-        self._keeping = False
-        self._stop_timer()
-        if self._transport is None or self._transport.is_closing() or not self.parser.reusable:
+        if enough:
+            self._finish()
+        elif receiver.begun:
+            self._deadline = self._loop.time() + self._idle_s
+
+    def _finish(self) -> None:
+        self._receiver = None
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+        self._ending = True
+        self._keep()
+
+    def _keep(self) -> None:
+        """Use the connection again as soon as the answer has ended, which it must do soon."""
+        if not self._parser.done:
+            self._await_until(self._loop.time() + PATIENCE_FOR_END)
+            return
+        self._ending = False
+        if self._transport is None or self._transport.is_closing() or not self._parser.reusable:
             self.drop()
         else:
             self._owner.keep(self, self._loop.time())
 
-    async def _wait(self) -> None:
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+    def _fail(self, error: Exception) -> None:
+        self._receiver = None
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(error)
 
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+    # -- one timer per connection: it looks at the deadline when it fires, so that moving that costs nothing -----
 
-    def _raise_if_lost(self) -> None:
-        if self._lost is None and self._transport is None and not self.parser.done:
-            self._lost = "closed the connection"
-        if self._lost is not None:
-            kind = "timeout" if self._timed_out else "closed"
-            raise UpstreamError(kind, f"{self._name} {self._lost}")
-
-    def _break(self, why: str) -> None:
-        self._lost = why
-        self.drop()
-        self._wake()
-
-    def _start_timer(self, patience: float) -> None:
-        """One timer per answer: it looks at the deadline when it fires, so that moving the deadline costs nothing."""
-        self._deadline = self._loop.time() + patience
+    def _await_until(self, deadline: float) -> None:
+        self._deadline = deadline
         if self._timer is None:
-            self._timer = self._loop.call_at(self._deadline, self._check_deadline)
+            self._timer = self._loop.call_at(deadline, self._check_deadline)
+        elif self._timer.when() > deadline:
+            self._timer.cancel()
+            self._timer = self._loop.call_at(deadline, self._check_deadline)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -160,8 +177,12 @@ class WorkerConnection(asyncio.Protocol):
 
     def _check_deadline(self) -> None:
         self._timer = None
-        if self._loop.time() < self._deadline:
+        if self._receiver is None and not self._ending:
+            return
+        now = self._loop.time()
+        if now < self._deadline:
             self._timer = self._loop.call_at(self._deadline, self._check_deadline)
-        elif self._keeping or self._waiter is not None:
-            self._timed_out = True
-            self._break("sent nothing for too long")
+            return
+        self._ending = False
+        self._fail(UpstreamError("timeout", f"{self._name} sent nothing for too long"))
+        self.drop()

@@ -14,11 +14,11 @@ class BadResponse(ValueError):
 class ResponseParser:
     """Feed it what arrives, in order. One serves a connection: `begin` before each request.
 
-    `status` is 0 until the head is complete, `done` turns true with the last byte of the body, `reusable` says
-    whether the connection may carry another request then. Raises BadResponse.
+    `heard`: a byte of it has come. `status` is 0 until the head is complete, `done` turns true with the last byte of
+    the body, `reusable` says whether the connection may carry another request then. Raises BadResponse.
     """
 
-    __slots__ = ("_body", "_head_bytes", "_parser", "_sized", "done", "reusable", "status")
+    __slots__ = ("_body", "_head_bytes", "_parser", "_sized", "done", "heard", "reusable", "status")
 
     def __init__(self) -> None:
         self._parser = HttpResponseParser(self)
@@ -26,6 +26,7 @@ class ResponseParser:
 
     def begin(self) -> None:
         """A request is about to be sent."""
+        self.heard = False
         self.status = 0
         self.reusable = True
         self.done = False
@@ -34,6 +35,7 @@ class ResponseParser:
         self._body: list[bytes] = []
 
     def feed(self, data: bytes) -> None:
+        self.heard = True
         try:
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade) as error:

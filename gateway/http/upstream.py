@@ -1,68 +1,84 @@
 """The upstream edge: the only module that speaks HTTP to workers.
 
 A small client of its own, one protocol object per connection, because a general one costs about 80 us a request.
-Connections are kept open and used last in, first out, but only for as long as no engine is known to close idle ones by
-itself (uvicorn: 5 s). So a lost connection means a lost request, and nothing is sent twice in here.
+Connections are kept open and used last in, first out, for `timeouts.kept_s`, which should be less than the time for
+which engines keep idle ones (uvicorn: 5 s). Even so an engine may close one in the moment in which it is used.
+
+What is sent twice. A request over a kept connection that is closed before a byte of an answer came is sent once more,
+over a new one, in two cases: the engine closed while part of the request was still here, so it cannot have served it;
+or the request is `repeatable`: its engine works for the one who is connected and keeps nothing, so the worst is some
+work for a connection that it knows to be closed. A connection that was made for the request is not a kept one: what is
+lost there is the caller's affair.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import cast
 from urllib.parse import urlsplit
 
 from gateway.config.schema import Timeouts, WorkerConfig
 from gateway.errors import UpstreamError
 from gateway.http.connection import WorkerConnection
-from gateway.ports import Answer
+from gateway.ports import Patience, Receiver
 
-MOST_IDLE = 2.0
-"""Seconds after which a kept connection is not used again."""
+MOST_SMALL_BYTES = 64 * 1024 * 1024
 
 
 class HttpUpstream:
     """Keeps connections to every worker open. Workers are named by their URL."""
 
     def __init__(self, workers: Iterable[WorkerConfig], timeouts: Timeouts) -> None:
-        self._workers = {worker.url: _Address(worker) for worker in workers}
+        self._workers = {worker.url: _Address(worker, timeouts.kept_s) for worker in workers}
         self._timeouts = timeouts
+        self._loop = asyncio.get_running_loop()
 
-    async def post(self, worker: str, path: str, body: bytes, request_id: str) -> Answer:
+    async def post(
+        self,
+        worker: str,
+        path: str,
+        body: bytes,
+        request_id: str,
+        receiver: Receiver,
+        patience: Patience,
+        *,
+        repeatable: bool,
+    ) -> None:
         address = self._workers[worker]
-        more = b"Content-Type: application/json\r\nx-request-id: %b\r\nContent-Length: %d\r\n"
-        head = address.head("POST", path) + more % (request_id.encode("ascii"), len(body))
-        return await self._ask(address, head + b"\r\n" + body)
+        more = b"Content-Type: application/json\r\nx-request-id: %b\r\nContent-Length: %d\r\n\r\n"
+        request = address.head("POST", path) + more % (request_id.encode("ascii"), len(body)) + body
+        await self._ask(address, request, receiver, patience, repeatable)
 
     async def get(self, worker: str, path: str, patience: float) -> tuple[int, bytes]:
         address = self._workers[worker]
-        parts = []
+        answer = _SmallAnswer()
         try:
             async with asyncio.timeout(patience):
-                answer = await self._ask(address, address.head("GET", path) + b"\r\n")
-                try:
-                    while part := await answer.read():
-                        parts.append(part)
-                finally:
-                    answer.close()
+                within = Patience(patience, patience)
+                await self._ask(address, address.head("GET", path) + b"\r\n", answer, within, repeatable=True)
         except TimeoutError:
             raise UpstreamError("timeout", f"{worker} did not answer within {patience:g} s") from None
-        return answer.status, b"".join(parts)
+        return answer.status, b"".join(answer.parts)
 
     async def close(self) -> None:
         for address in self._workers.values():
             address.close()
 
-    async def _ask(self, address: _Address, request: bytes) -> HttpAnswer:
-        connection = address.kept(asyncio.get_running_loop().time()) or await self._connect(address)
-        connection.begin(request)
-        try:
-            await connection.head()
-        except BaseException:
-            connection.drop()
-            raise
-        return HttpAnswer(connection, self._timeouts.idle_s)
+    async def _ask(
+        self, address: _Address, request: bytes, receiver: Receiver, patience: Patience, repeatable: bool
+    ) -> None:
+        kept = address.kept(self._loop.time())
+        if kept is not None:
+            try:
+                await kept.ask(request, receiver, patience)
+                return
+            except UpstreamError:
+                if not (kept.unanswered and (repeatable or kept.unsent)):
+                    raise
+        connection = await self._connect(address)
+        await connection.ask(request, receiver, patience)
 
     async def _connect(self, address: _Address) -> WorkerConnection:
         try:
@@ -72,35 +88,32 @@ class HttpUpstream:
             raise UpstreamError("connect", f"cannot connect to {address.url}", reached=False) from None
 
 
-class HttpAnswer:
-    def __init__(self, connection: WorkerConnection, idle: float) -> None:
-        self.status = connection.parser.status
-        self._connection = connection
-        self._idle = idle
-        self._over = False
+class _SmallAnswer:
+    """A receiver that collects."""
 
-    async def read(self) -> bytes:
-        return await self._connection.read(self._idle)
+    def __init__(self) -> None:
+        self.begun = False
+        self.status = 0
+        self.parts: list[bytes] = []
+        self._size = 0
 
-    def finish(self) -> None:
-        if not self._over:
-            self._over = True
-            self._connection.keep_when_done()
+    def head(self, status: int) -> None:
+        self.status = status
 
-    def close(self) -> None:
-        if self._over:
-            return
-        self._over = True
-        if self._connection.parser.done:
-            self._connection.keep_when_done()
-        else:
-            self._connection.drop()
+    def data(self, data: bytes) -> bool:
+        self.parts.append(data)
+        self._size += len(data)
+        return self._size > MOST_SMALL_BYTES
+
+    def eof(self) -> None:
+        """All of it is there."""
 
 
 class _Address:
     """A worker's address, the head of every request to it, and its open connections."""
 
-    def __init__(self, worker: WorkerConfig) -> None:
+    def __init__(self, worker: WorkerConfig, kept_s: float) -> None:
+        self._kept_s = kept_s
         parts = urlsplit(worker.url)
         self.url = worker.url
         self._host = cast(str, parts.hostname)
@@ -122,17 +135,16 @@ class _Address:
 
     async def connect(self) -> WorkerConnection:
         loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(
-            lambda: WorkerConnection(self, self.url), self._host, self._port, ssl=self._ssl
-        )
-        return connection
+        factory = cast(Callable[[], asyncio.Protocol], lambda: WorkerConnection(self, self.url))
+        _, connection = await loop.create_connection(factory, self._host, self._port, ssl=self._ssl)
+        return cast(WorkerConnection, connection)
 
     def kept(self, now: float) -> WorkerConnection | None:
         """The connection used last, unless that is too long ago; then the others are stale too."""
         if not self._kept:
             return None
         connection, used = self._kept.popitem()
-        if now - used <= MOST_IDLE:
+        if now - used <= self._kept_s:
             return connection
         for stale in (connection, *self._kept):
             stale.drop()

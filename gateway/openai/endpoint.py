@@ -1,34 +1,41 @@
 """What an endpoint of the API is to the hot path: how a body is read, what an engine is sent, how its answer is read.
 
-The hot path knows tokens, not JSON: a request is an `Ask`, an engine's answer a `MeteredAnswer`. An endpoint without
-events or output (embeddings) fits in as well as one with events of its own (responses): the first has `stream` false,
-`max_tokens` 0 and one read, which brings the body with its usage; the second ends its stream in its own way.
+The hot path knows tokens, not JSON: a request is an `Ask`, an engine's answer a `Reading`. An endpoint without events
+or output (embeddings) fits in as well as one with events of its own (responses): the first has `stream` false,
+`max_tokens` 0 and its answer in one piece, with its usage; the second ends its stream in its own way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-from gateway.ports import Answer
+from gateway.errors import UpstreamError
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A client's request, understood as far as a proxy must; everything else in `body` passes through untouched.
+    """A client's request, understood as far as a proxy must. It keeps the bytes of the body and not what was parsed of
+    them, which is many times as large: requests may wait for minutes.
 
     `max_tokens`: the most output tokens of the whole request (all choices of all prompts), None where the body leaves
-    it open. `choices`: answers it asks for, over all prompts. `raw_tokens`: the uncorrected estimate of its input.
+    it open. `choices`: answers it asks for, over all `prompts`. `raw_tokens`: the uncorrected estimate of its input.
+    `wants_usage`, `wants_continuous`: what the client asked to see of it in a stream. `names_options`: its body says
+    something about `stream_options`.
     """
 
     endpoint: Endpoint
     model: str
-    body: dict[str, Any]
+    body: bytes
     stream: bool
     max_tokens: int | None
     choices: int
     raw_tokens: float
+    prompts: int = 1
+    wants_usage: bool = False
+    wants_continuous: bool = False
+    names_options: bool = False
 
     def most_output(self, default: int) -> int:
         """Output tokens that it may produce, `default` for each choice where the body leaves it open."""
@@ -43,15 +50,25 @@ class Consumed(Protocol):
     cached_tokens: int
 
 
-class MeteredAnswer(Protocol):
-    """An engine's answer (status 200) while it is read: first counted, then handed on in the client's form."""
+class Reading(Protocol):
+    """An engine's answer (status 200) while it is read: first counted, then handed on in the client's form.
+
+    `began`: the engine has begun to answer. `ended`: the answer is complete, whatever the connection does. `fault`:
+    what came was no answer; all that came before it was handed out.
+    """
+
+    began: bool
+    ended: bool
+    fault: UpstreamError | None
 
     @property
     def meter(self) -> Consumed: ...
 
-    async def read(self) -> bytes | None:
-        """Read on, and return what the client gets of it at once, which may be nothing; None at the end. Raises
-        UpstreamError when the answer breaks off or holds an error, after everything that came before was handed out."""
+    def feed(self, data: bytes) -> bytes:
+        """Bytes that came, in order: what the client gets of them at once, which may be nothing."""
+
+    def close(self) -> None:
+        """The body is over. Raises UpstreamError where the answer is not."""
 
     def ending(self) -> bytes:
         """What the client gets after the end: the last events of a stream, else the body."""
@@ -68,8 +85,8 @@ class Endpoint(Protocol):
     def upstream_body(self, ask: Ask, usage_options: Mapping[str, bool]) -> bytes:
         """The body an engine gets. `usage_options`: what to ask it for where it streams, so that it can be metered."""
 
-    def metered(self, ask: Ask, answer: Answer) -> MeteredAnswer:
-        """An engine's answer to it, not yet read."""
+    def reading(self, ask: Ask) -> Reading:
+        """For an engine's answer to it."""
 
     def error_event(self, error: bytes) -> bytes:
         """How a stream that had begun tells of an error, whose body is `error`."""

@@ -1,7 +1,7 @@
-"""What the endpoints have in common whose engines answer with chunks of choices: chat and completions.
+"""What the endpoints have in common whose engines answer with choices: chat and completions.
 
-Engines are always asked to stream, with the usage that metering needs; a client that did not ask for events gets them
-put together again.
+A request goes to its engine as it came. Only where it asks for a stream does the gateway add the usage that metering
+needs, and takes it out of the events again.
 """
 
 from __future__ import annotations
@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.openai.assemble import Assembler
 from gateway.openai.body import count, encode, flag, model_of, parse, section
-from gateway.openai.endpoint import Ask
+from gateway.openai.endpoint import Ask, Reading
 from gateway.openai.estimate import raw_tokens
-from gateway.openai.meter import Meter
 from gateway.openai.sse import frame
-from gateway.openai.stream import Events, EventStream
-from gateway.ports import Answer
+from gateway.openai.stream import EventStream
+from gateway.openai.whole import WholeAnswer
 
 _OPTIONS, _USAGE, _CONTINUOUS = "stream_options", "include_usage", "continuous_usage_stats"
+_NONE: dict[str, Any] = {}
 
 
 class Generation:
@@ -31,31 +30,34 @@ class Generation:
     def read(self, raw: bytes) -> Ask:
         body = parse(raw)
         model = model_of(body)
-        options = section(body, _OPTIONS)
-        choices = (count(body, "n") or 1) * self.prompts(body)
-        stream = flag(body, "stream")
-        for name in (_USAGE, _CONTINUOUS):
-            flag(options, name)
+        options = section(body, _OPTIONS) if _OPTIONS in body else _NONE
+        prompts = self.prompts(body)
+        choices = (count(body, "n") or 1) * prompts
         each = count(body, "max_completion_tokens") or count(body, "max_tokens") or self.default_max_tokens
         return Ask(
             endpoint=self,
             model=model,
-            body=body,
-            stream=stream,
+            body=raw,
+            stream=flag(body, "stream"),
             max_tokens=each * choices if each is not None else None,
             choices=choices,
             raw_tokens=raw_tokens(body),
+            prompts=prompts,
+            wants_usage=flag(options, _USAGE),
+            wants_continuous=flag(options, _CONTINUOUS),
+            names_options=_OPTIONS in body,
         )
 
     def upstream_body(self, ask: Ask, usage_options: Mapping[str, bool]) -> bytes:
-        wanted = section(ask.body, _OPTIONS)
-        kept = {name: value for name, value in wanted.items() if name != _CONTINUOUS}
-        return encode({**ask.body, "stream": True, _OPTIONS: {**kept, **usage_options}})
+        if not ask.stream:
+            return ask.body
+        if ask.names_options:
+            return _with_options(ask.body, usage_options)
+        last = ask.body.rindex(b"}")  # it is an object, and has members
+        return ask.body[:last] + b',"stream_options":' + encode(usage_options) + b"}"
 
-    def metered(self, ask: Ask, answer: Answer) -> EventStream:
-        options = section(ask.body, _OPTIONS)
-        events = Events(flag(options, _USAGE), flag(options, _CONTINUOUS))
-        return EventStream(answer, Meter(self.prompts(ask.body)), events if ask.stream else Assembler())
+    def reading(self, ask: Ask) -> Reading:
+        return EventStream(ask.prompts, ask.wants_usage, ask.wants_continuous) if ask.stream else WholeAnswer()
 
     def error_event(self, error: bytes) -> bytes:
         return frame(error)
@@ -63,3 +65,13 @@ class Generation:
     def prompts(self, body: dict[str, Any]) -> int:
         """How many prompts it carries."""
         return 1
+
+
+def _with_options(raw: bytes, usage_options: Mapping[str, bool]) -> bytes:
+    """A body whose `stream_options` ask for that usage, and for whatever else they asked for."""
+    body = parse(raw)
+    wanted = section(body, _OPTIONS)
+    if all(wanted.get(name) is value for name, value in usage_options.items()):
+        return raw
+    kept = {name: value for name, value in wanted.items() if name != _CONTINUOUS}
+    return encode({**body, _OPTIONS: {**kept, **usage_options}})

@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import orjson
+
 from gateway.errors import UpstreamError
 
 Chunk = dict[str, Any]
@@ -22,16 +24,34 @@ def to_json(value: Chunk) -> bytes:
     return _ENCODER.encode(value).encode("utf-8", "surrogatepass")
 
 
+def from_json(data: bytes) -> Chunk:
+    """An object that an engine sent. Raises UpstreamError, kind `bad_answer`.
+
+    orjson reads what the standard library reads but for a few things that engines may write all the same, like the
+    escape of half a surrogate pair: so what it refuses is read once more.
+    """
+    try:
+        value = orjson.loads(data)
+    except ValueError:
+        try:
+            value = json.loads(data.decode())
+        except (ValueError, RecursionError):
+            raise UpstreamError("bad_answer", "the engine sent something that is not JSON") from None
+    if not isinstance(value, dict):
+        raise UpstreamError("bad_answer", "the engine sent JSON that is not an object")
+    if value.get("error") or value.get("object") == "error":
+        raise _engine_error(value)
+    return value
+
+
 class Meter:
     """`produced` output tokens seen so far; `input_tokens` (None: not reported yet) and `cached_tokens` of them.
 
     `prompts`: how many the request carries. Of several, the input is known only from a total over all.
     """
 
-    __slots__ = ("_by_choice", "_open", "_prompts", "cached_tokens", "finished", "input_tokens", "produced")
-
     def __init__(self, prompts: int = 1) -> None:
-        self._prompts = prompts
+        self.prompts = prompts
         self.produced = 0
         self.input_tokens: int | None = None
         self.cached_tokens = 0
@@ -42,14 +62,7 @@ class Meter:
     def read(self, data: bytes) -> Chunk:
         """Parse and count one event. Raises UpstreamError for what is not a chunk, kind `error` for an error event
         (`overflow` when its code is 503)."""
-        try:
-            chunk = json.loads(data.decode())
-        except ValueError:
-            raise UpstreamError("bad_answer", "the engine sent an event that is not JSON") from None
-        if not isinstance(chunk, dict):
-            raise UpstreamError("bad_answer", "the engine sent an event that is not a JSON object")
-        if chunk.get("error") or chunk.get("object") == "error":
-            raise _engine_error(chunk)
+        chunk = from_json(data)
         self._count(chunk)
         return chunk
 
@@ -57,15 +70,37 @@ class Meter:
         """Every choice that began has ended: a stream may stop here even without [DONE]."""
         return self.finished and not self._open
 
+    def goes_on(self, index: int, tokens: int) -> None:
+        """Choice `index` has not ended, and has `tokens` in all by now."""
+        before = self._by_choice.get(index, 0)
+        if tokens > before:
+            self._by_choice[index] = tokens
+            self.produced += tokens - before
+        self._open.add(index)
+
+    def goes_on_by(self, index: int, events: int) -> None:
+        """The same, where the engine does not count: by `events`, each with content."""
+        self.goes_on(index, self._by_choice.get(index, 0) + events)
+
+    def counted(self, input_tokens: int, cached_tokens: int) -> None:
+        """The engine has counted the input."""
+        if input_tokens > 0:
+            self.input_tokens = input_tokens
+        if cached_tokens > self.cached_tokens:
+            self.cached_tokens = cached_tokens
+
     def _count(self, chunk: Chunk) -> None:
         usage = chunk.get("usage")
         choices = chunk.get("choices") or ()
-        total = len(choices) != 1
-        if usage and (total or self._prompts == 1):
-            self._read_input(usage)
-        reported = _whole(usage.get("completion_tokens")) if usage else 0
-        for choice in choices:
-            self._count_choice(choice, 0 if total else reported)
+        try:
+            total = len(choices) != 1
+            if usage and (total or self.prompts == 1):
+                self.read_input(usage)
+            reported = whole(usage.get("completion_tokens")) if usage else 0
+            for choice in choices:
+                self._count_choice(choice, 0 if total else reported)
+        except (AttributeError, TypeError):
+            raise UpstreamError("bad_answer", "the engine sent an event that is not a chunk of an answer") from None
         if total:
             self.produced = max(self.produced, reported)
 
@@ -81,12 +116,10 @@ class Meter:
             self._open.discard(index)
             self.finished = True
 
-    def _read_input(self, usage: Chunk) -> None:
-        if prompt_tokens := _whole(usage.get("prompt_tokens")):
-            self.input_tokens = prompt_tokens
+    def read_input(self, usage: Chunk) -> None:
         details = usage.get("prompt_tokens_details")
-        if isinstance(details, dict):
-            self.cached_tokens = max(self.cached_tokens, _whole(details.get("cached_tokens")))
+        cached = whole(details.get("cached_tokens")) if isinstance(details, dict) else 0
+        self.counted(whole(usage.get("prompt_tokens")), cached)
 
 
 def visible(chunk: Chunk, data: bytes, wants_usage: bool, wants_continuous: bool) -> bytes | None:
@@ -96,19 +129,19 @@ def visible(chunk: Chunk, data: bytes, wants_usage: bool, wants_continuous: bool
         return data
     if not chunk.get("choices"):
         return data if wants_usage else None
+    if wants_usage and chunk["usage"] is None:
+        return data
+    if (rest := _before_last_usage(data)) is not None:
+        return rest + (b',"usage":null}' if wants_usage else b"}")
     if wants_usage:
-        if chunk["usage"] is None:
-            return data
         chunk["usage"] = None
-    elif (shorter := _without_last_usage(data)) is not None:
-        return shorter
     else:
         del chunk["usage"]
     return to_json(chunk)
 
 
-def _without_last_usage(data: bytes) -> bytes | None:
-    """Cut the member `usage` off the end of a JSON object, where engines write it; None when it stands elsewhere.
+def _before_last_usage(data: bytes) -> bytes | None:
+    """A JSON object up to its member `usage`, where that is its last, as engines write it; None where it is not.
 
     A quote inside a string is escaped, so `,"usage":` is a member; and when all that follows up to the closing brace
     is one JSON value, it is the last member of the outermost object.
@@ -117,10 +150,10 @@ def _without_last_usage(data: bytes) -> bytes | None:
     if start < 0 or not data.endswith(b"}"):
         return None
     try:
-        json.loads(data[start + 9 : -1])
+        orjson.loads(data[start + 9 : -1])
     except ValueError:
         return None
-    return data[:start] + b"}"
+    return data[:start]
 
 
 def _has_content(choice: Chunk) -> int:
@@ -130,7 +163,7 @@ def _has_content(choice: Chunk) -> int:
     return int(isinstance(delta, dict) and any(value for key, value in delta.items() if key != "role"))
 
 
-def _whole(value: object) -> int:
+def whole(value: object) -> int:
     return value if type(value) is int and value > 0 else 0
 
 

@@ -1,4 +1,4 @@
-"""Server-sent events: bytes in, the data of complete events out (WHATWG HTML, section 9.2.6).
+"""Server-sent events: bytes in, whole events out (WHATWG HTML, section 9.2.6).
 
 Only `data` matters here: comments and other fields are dropped, several data lines of one event are joined by a line
 feed. Lines end in LF, CRLF or CR, and an event may be cut anywhere between two TCP chunks.
@@ -19,22 +19,33 @@ class SseParser:
     def __init__(self, max_event_bytes: int = 16 * 1024 * 1024) -> None:
         self._max = max_event_bytes
         self._tail = b""
+        self._searched = 0  # of the tail: no event ends before it
         self._after_cr = False
         self._started = False
 
-    def feed(self, chunk: bytes) -> list[bytes]:
-        """The data of every event that `chunk` completes."""
-        text = self._tail + self._with_line_feeds(chunk)
+    def whole(self, chunk: bytes) -> bytes:
+        """The text of all events that `chunk` completes, each with the empty line that ends it. Lines end in LF."""
+        if self._after_cr or b"\r" in chunk:
+            chunk = self._with_line_feeds(chunk)
+        text = self._tail + chunk if self._tail else chunk
         if not self._started:
             if len(text) < len(_BOM) and _BOM.startswith(text):
                 self._tail = text
-                return []
+                return b""
             self._started = True
             text = text.removeprefix(_BOM)
-        *blocks, self._tail = text.split(b"\n\n")
-        if len(self._tail) > self._max:
+        end = text.rfind(b"\n\n", self._searched)
+        if end < 0:
+            self._keep(text)
+            return b""
+        self._keep(text[end + 2 :])
+        return text[: end + 2]
+
+    def _keep(self, tail: bytes) -> None:
+        if len(tail) > self._max:
             raise ValueError(f"an event of more than {self._max} bytes")
-        return [data for block in blocks if (data := _data(block)) is not None]
+        self._tail = tail
+        self._searched = max(0, len(tail) - 1)
 
     def _with_line_feeds(self, chunk: bytes) -> bytes:
         if self._after_cr and chunk:
@@ -44,6 +55,11 @@ class SseParser:
             self._after_cr = chunk.endswith(b"\r")
             chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         return chunk
+
+
+def events_of(text: bytes) -> list[bytes]:
+    """The data of each event in the text of whole events."""
+    return [data for block in text.split(b"\n\n") if (data := _data(block)) is not None]
 
 
 def _data(block: bytes) -> bytes | None:

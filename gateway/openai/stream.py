@@ -1,92 +1,64 @@
-"""One engine's answer as metered events."""
+"""One engine's streamed answer while it is read: metered, and handed on as the client asked for it."""
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from gateway.errors import UpstreamError
-from gateway.openai.meter import Chunk, Meter, visible
-from gateway.openai.sse import DONE, SseParser, frame
-from gateway.ports import Answer
+from gateway.openai.meter import Meter, visible
+from gateway.openai.shape import Shape
+from gateway.openai.sse import DONE, SseParser, events_of, frame
 
-Event = tuple[Chunk, bytes]
-"""A parsed chunk, and its bytes."""
-
-
-class Form(Protocol):
-    """The form in which a client gets what an engine streams."""
-
-    def take(self, batch: list[Event]) -> bytes:
-        """What to send of these events now."""
-
-    def ending(self) -> bytes:
-        """What to send when the engine is done."""
-
-
-class Events:
-    """As events, each as the client asked for it."""
-
-    def __init__(self, wants_usage: bool, wants_continuous: bool) -> None:
-        self._wants_usage = wants_usage
-        self._wants_continuous = wants_continuous
-
-    def take(self, batch: list[Event]) -> bytes:
-        out = [
-            frame(seen)
-            for chunk, data in batch
-            if (seen := visible(chunk, data, self._wants_usage, self._wants_continuous)) is not None
-        ]
-        return b"".join(out)
-
-    def ending(self) -> bytes:
-        return frame(DONE)
+_LAST = frame(DONE)
 
 
 class EventStream:
-    """A metered answer (see endpoint.py): one batch of events per read from the engine; `meter` has counted what came
-    out."""
+    """A reading (see endpoint.py) of events."""
 
-    def __init__(self, answer: Answer, meter: Meter, form: Form) -> None:
-        self.meter = meter
-        self._form = form
-        self._answer = answer
+    def __init__(self, prompts: int, wants_usage: bool, wants_continuous: bool) -> None:
+        self.meter = Meter(prompts)
+        self.began = False
+        self.ended = False
+        self.fault: UpstreamError | None = None
+        self._wants_usage = wants_usage
+        self._wants_continuous = wants_usage and wants_continuous
         self._parser = SseParser()
-        self._error: UpstreamError | None = None
-        self._ended = False
+        left = b',"usage":null}\n\n' if wants_usage else b"}\n\n"
+        self._shape = Shape(self.meter, None if self._wants_continuous else left)
 
-    async def read(self) -> bytes | None:
-        while not self._ended:
-            if self._error is not None:
-                raise self._error
-            data = await self._answer.read()
-            batch = self._parse(data)
-            if not data:
-                self._end()
-            if batch:
-                return self._form.take(batch)
-        return None
+    def feed(self, data: bytes) -> bytes:
+        try:
+            text = self._parser.whole(data)
+        except ValueError as error:
+            self.fault = UpstreamError("bad_answer", f"the engine sent {error}")
+            return b""
+        if not text or self.ended:
+            return b""
+        out = self._shape.take(text)
+        return self._parsed(text) if out is None else out
+
+    def close(self) -> None:
+        """The connection ended. Without [DONE] that is well only after every choice has finished."""
+        if not self.ended and not self.meter.complete():
+            raise UpstreamError("closed", "the engine broke off its answer")
+        self.ended = True
 
     def ending(self) -> bytes:
-        return self._form.ending()
+        return _LAST
 
-    def _parse(self, data: bytes) -> list[Event]:
-        batch: list[Event] = []
+    def _parsed(self, text: bytes) -> bytes:
+        out = []
         try:
-            for event in self._parser.feed(data):
+            for event in events_of(text):
                 if event == DONE:
-                    self._ended = True
+                    self.ended = True
                     break
-                batch.append((self.meter.read(event), event))
+                out.append(self._seen(event))
         except UpstreamError as error:
-            self._error = error
-        except ValueError as error:
-            self._error = UpstreamError("bad_answer", f"the engine sent {error}")
-        if self._error is not None and not batch:
-            raise self._error
-        return batch
+            self.fault = error
+        return b"".join(out)
 
-    def _end(self) -> None:
-        """The connection ended. Without [DONE] that is well only after every choice has finished."""
-        if not self._ended and not self.meter.complete():
-            raise UpstreamError("closed", "the engine broke off its answer")
-        self._ended = True
+    def _seen(self, event: bytes) -> bytes:
+        chunk = self.meter.read(event)
+        self.began = True
+        self._shape.learn(chunk, event)
+        seen = visible(chunk, event, self._wants_usage, self._wants_continuous)
+        return b"" if seen is None else frame(seen)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
 import pytest
 
-from gateway.errors import UpstreamError
-from gateway.openai.body import encode, model_of, parse
+from gateway.openai.body import model_of, parse
 from gateway.openai.endpoint import Ask
 from gateway.openai.estimate import weigh
-from gateway.openai.meter import Meter
-from gateway.ports import Answer
+from gateway.openai.whole import WholeAnswer
 
 from .conftest import MakeHouse
 from .engine import Engine, Script, whole_answer
@@ -20,41 +17,18 @@ from .engine import Engine, Script, whole_answer
 PATH = "/v1/embeddings"
 
 
-class Whole:
-    """An answer that comes as one body, with its usage in it."""
-
-    def __init__(self, answer: Answer) -> None:
-        self.meter = Meter()
-        self._answer = answer
-        self._body = b""
-
-    async def read(self) -> bytes | None:
-        if self._body:
-            return None
-        while part := await self._answer.read():
-            self._body += part
-        try:
-            self.meter.input_tokens = json.loads(self._body)["usage"]["prompt_tokens"]
-        except (ValueError, KeyError):
-            raise UpstreamError("bad_answer", "the engine sent something else than embeddings") from None
-        return b""
-
-    def ending(self) -> bytes:
-        return self._body
-
-
 class Embeddings:
     path = PATH
 
     def read(self, raw: bytes) -> Ask:
         body = parse(raw)
-        return Ask(self, model_of(body), body, False, max_tokens=0, choices=1, raw_tokens=weigh(body.get("input")))
+        return Ask(self, model_of(body), raw, False, max_tokens=0, choices=1, raw_tokens=weigh(body.get("input")))
 
     def upstream_body(self, ask: Ask, usage_options: Mapping[str, bool]) -> bytes:
-        return encode(ask.body)
+        return ask.body
 
-    def metered(self, ask: Ask, answer: Answer) -> Whole:
-        return Whole(answer)
+    def reading(self, ask: Ask) -> WholeAnswer:
+        return WholeAnswer()
 
     def error_event(self, error: bytes) -> bytes:
         raise AssertionError("it has no events")

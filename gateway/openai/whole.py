@@ -1,0 +1,54 @@
+"""An answer that comes in one piece: handed on as the engine wrote it, and metered from the usage in it."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Any
+
+from gateway.errors import UpstreamError
+from gateway.openai.estimate import weigh
+from gateway.openai.meter import Chunk, Meter, from_json, whole
+
+MOST_BYTES = 256 * 1024 * 1024
+
+
+class WholeAnswer:
+    """A reading (see endpoint.py) of one JSON body."""
+
+    def __init__(self) -> None:
+        self.meter = Meter()
+        self.began = False
+        self.ended = False
+        self.fault: UpstreamError | None = None
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._body = b""
+
+    def feed(self, data: bytes) -> bytes:
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size > MOST_BYTES:
+            self.fault = UpstreamError("bad_answer", f"the engine sent an answer of more than {MOST_BYTES} bytes")
+        return b""
+
+    def close(self) -> None:
+        self._body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._parts = []
+        answer = from_json(self._body)
+        usage = answer.get("usage")
+        if isinstance(usage, dict):
+            self.meter.read_input(usage)
+            self.meter.produced = whole(usage.get("completion_tokens"))
+        else:
+            self.meter.produced = _weighed(answer)
+        self.began = self.ended = True
+
+    def ending(self) -> bytes:
+        return self._body
+
+
+def _weighed(answer: Chunk) -> int:
+    """What it may have cost, where the engine does not say: by its text, four bytes a token."""
+    choices: Any = answer.get("choices")
+    texts = [choice.get("message") or choice.get("text") for choice in choices or () if isinstance(choice, dict)]
+    return ceil(weigh(texts))
