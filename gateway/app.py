@@ -40,6 +40,7 @@ class Gateway:
     hotpath: HotPath
     server: HttpServer
     upstream: HttpUpstream
+    engines: Mapping[str, Engine]
     probers: list[Prober]
     store: StoreClient | None
     port: int = 0
@@ -106,7 +107,7 @@ def build(config: GatewayConfig) -> Gateway:
     probers = _probers(config, pools, engines, upstream)
     pages = Pages(config, keyring, metrics, lambda: gateway.ready(), pools)
     server = HttpServer(hotpath.serve, keyring.tenant, ENDPOINTS, pages.by_path(), config.limits)
-    gateway = Gateway(config, pools, hotpath, server, upstream, probers, store)
+    gateway = Gateway(config, pools, hotpath, server, upstream, engines, probers, store)
     return gateway
 
 

@@ -139,10 +139,24 @@ class Engine:
             return web.json_response(script.body, status=script.status, headers=script.headers)
         await self._pass(request, script, 0)
         if not body.get("stream"):
-            return web.json_response(whole_answer(request.path, body, script))
+            return await self._whole(request, body, script)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         await self._stream(request, response, body, script)
+        await response.write_eof()
+        return response
+
+    async def _whole(self, request: web.Request, body: Json, script: Script) -> web.StreamResponse:
+        """In two pieces; what a script does before a later chunk of a stream it does here between them."""
+        answer = (
+            {"error": script.error} if script.error_before is not None else whole_answer(request.path, body, script)
+        )
+        data = script.raw if script.raw is not None else json.dumps(answer).encode()
+        response = web.StreamResponse(headers={"Content-Type": "application/json", "Content-Length": str(len(data))})
+        await response.prepare(request)
+        await response.write(data[: len(data) // 2])
+        await self._pass(request, script, script.hold_before or script.die_before or 0)
+        await response.write(data[len(data) // 2 :])
         await response.write_eof()
         return response
 
@@ -237,7 +251,7 @@ def _chunk(path: str, body: Json, index: int, delta: Json, finish: str | None) -
 
 
 def whole_answer(path: str, body: Json, script: Script) -> Json:
-    """What this engine sends without streaming: the oracle of assembly, written without looking at chunks."""
+    """What this engine sends without streaming."""
     choices = []
     texts = _texts(body, script)
     for index, parts in enumerate(texts):
@@ -256,5 +270,5 @@ def whole_answer(path: str, body: Json, script: Script) -> Json:
                     "text_offset": [0] * len(parts),
                 }
         choices.append(choice)
-    total = sum(map(len, texts)) * script.tokens_per_chunk
+    total = 0 if "embeddings" in path else sum(map(len, texts)) * script.tokens_per_chunk
     return {**_head(path, body, chunk=False), "choices": choices, "usage": _usage(script, total)}

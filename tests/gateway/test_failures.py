@@ -66,7 +66,7 @@ async def test_after_the_first_event_a_stream_ends_with_an_error_event(make_hous
     assert house.counter("a") == 7 + 2 * 1, "what was seen stays charged"
 
 
-async def test_after_the_first_event_a_whole_answer_becomes_502(make_house: MakeHouse) -> None:
+async def test_a_whole_answer_that_breaks_off_becomes_502(make_house: MakeHouse) -> None:
     house = await make_house(Engine(die_before=3))
     async with house.post(chat()) as response:
         assert response.status == 502

@@ -56,25 +56,7 @@ async def test_a_whole_answer_equals_the_engines_own(make_house: MakeHouse, path
     async with house.post(body, path=path) as response:
         assert response.status == 200
         assert await response.json() == whole_answer(path, body, script)
-    assert house.engine.seen[0]["stream"] is True
-
-
-async def test_tool_calls_are_put_together(make_house: MakeHouse) -> None:
-    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": ""}}
-    deltas = [
-        {"tool_calls": [{"index": 0, **call}]},
-        {"tool_calls": [{"index": 0, "function": {"arguments": '{"x"'}}]},
-        {"tool_calls": [{"index": 1, **call, "id": "c2"}]},
-        {"tool_calls": [{"index": 0, "function": {"arguments": ": 1}"}}]},
-    ]
-    house = await make_house(Engine(deltas=[deltas], finish="tool_calls"))
-    async with house.post(chat()) as response:
-        choice = (await response.json())["choices"][0]
-    assert choice["finish_reason"] == "tool_calls"
-    assert choice["message"]["tool_calls"] == [
-        {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}},
-        {"id": "c2", "type": "function", "function": {"name": "f", "arguments": ""}},
-    ]
+    assert house.engine.seen == [body], "what asks for no stream goes to the engine as it came"
 
 
 async def test_unknown_fields_pass_through_and_metering_is_added(make_house: MakeHouse) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.openai.sse import SseParser, frame
+from gateway.openai.sse import SseParser, events_of, frame
 
 DATA = st.text(alphabet=st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]), max_size=8).map(str.encode)
 EVENT = st.lists(DATA, min_size=1, max_size=3)
@@ -33,7 +33,7 @@ def test_events_survive_every_line_ending_noise_and_cut(
     events: list[list[bytes]], end: bytes, noise: bool, cuts: list[int]
 ) -> None:
     parser = SseParser()
-    got = [data for piece in pieces(written(events, end, noise), cuts) for data in parser.feed(piece)]
+    got = [data for piece in pieces(written(events, end, noise), cuts) for data in events_of(parser.whole(piece))]
     assert got == [b"\n".join(lines) for lines in events]
 
 
@@ -42,22 +42,22 @@ def test_cut_at_every_single_byte(end: bytes) -> None:
     stream = written([[b"a"], [b"b", b""], ["é".encode()], [b"[DONE]"]], end, True)
     for cut in range(len(stream) + 1):
         parser = SseParser()
-        got = parser.feed(stream[:cut]) + parser.feed(stream[cut:])
+        got = events_of(parser.whole(stream[:cut])) + events_of(parser.whole(stream[cut:]))
         assert got == [b"a", b"b\n", "é".encode(), b"[DONE]"], cut
 
 
 @given(st.lists(DATA.filter(lambda data: b"\r" not in data), min_size=1, max_size=3))
 def test_a_framed_event_reads_back(lines: list[bytes]) -> None:
-    assert SseParser().feed(frame(b"\n".join(lines))) == [b"\n".join(lines)]
+    assert events_of(SseParser().whole(frame(b"\n".join(lines)))) == [b"\n".join(lines)]
 
 
 def test_an_event_is_handed_out_as_soon_as_it_is_complete() -> None:
     parser = SseParser()
-    assert parser.feed(b"data: 1\n\ndata: 2\n") == [b"1"]
-    assert parser.feed(b"\n") == [b"2"]
+    assert events_of(parser.whole(b"data: 1\n\ndata: 2\n")) == [b"1"]
+    assert events_of(parser.whole(b"\n")) == [b"2"]
 
 
 def test_an_endless_event_is_refused() -> None:
     parser = SseParser(max_event_bytes=100)
     with pytest.raises(ValueError, match="more than 100 bytes"):
-        parser.feed(b"data: " + b"x" * 200)
+        parser.whole(b"data: " + b"x" * 200)
