@@ -8,6 +8,7 @@ with content counts as one token until the final usage corrects it.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import orjson
@@ -16,6 +17,8 @@ from gateway.errors import UpstreamError
 
 Chunk = dict[str, Any]
 
+_USAGE = re.compile(rb',"usage":')
+_DECODER = json.JSONDecoder()
 _ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 
 
@@ -123,37 +126,41 @@ class Meter:
 
 
 def visible(chunk: Chunk, data: bytes, wants_usage: bool, wants_continuous: bool) -> bytes | None:
-    """The event as the client asked for it: the usage it did not ask for is taken out again. None: nothing is left.
-    An event that needs no change is handed on byte for byte."""
+    """The event as the client asked for it: usage that the engine was asked for on behalf of the gateway is taken out
+    again. None: nothing is left. All else is handed on byte for byte.
+
+    With `include_usage` alone vLLM and SGLang leave `usage` out of events with choices, and OpenAI writes null there.
+    So of a client that asked for that, an object is taken out, and null stays.
+    """
     if "usage" not in chunk or (wants_usage and wants_continuous):
         return data
     if not chunk.get("choices"):
         return data if wants_usage else None
     if wants_usage and chunk["usage"] is None:
         return data
-    if (rest := _before_last_usage(data)) is not None:
-        return rest + (b',"usage":null}' if wants_usage else b"}")
-    if wants_usage:
-        chunk["usage"] = None
-    else:
-        del chunk["usage"]
-    return to_json(chunk)
+    del chunk["usage"]
+    return _without_usage(data, chunk)
 
 
-def _before_last_usage(data: bytes) -> bytes | None:
-    """A JSON object up to its member `usage`, where that is its last, as engines write it; None where it is not.
+def _without_usage(data: bytes, rest: Chunk) -> bytes:
+    """An event less its member `usage`, `rest` being what is to be left: cut out of the bytes, or where that cannot be
+    done written anew. A cut is right when what is left reads as `rest`."""
+    for found in _USAGE.finditer(data):
+        try:
+            end = _end_of_value(data, found.end())
+            cut = data[: found.start()] + data[end:]
+            if from_json(cut) == rest:
+                return cut
+        except (ValueError, UpstreamError):
+            continue
+    return to_json(rest)
 
-    A quote inside a string is escaped, so `,"usage":` is a member; and when all that follows up to the closing brace
-    is one JSON value, it is the last member of the outermost object.
-    """
-    start = data.rfind(b',"usage":')
-    if start < 0 or not data.endswith(b"}"):
-        return None
-    try:
-        orjson.loads(data[start + 9 : -1])
-    except ValueError:
-        return None
-    return data[:start]
+
+def _end_of_value(data: bytes, start: int) -> int:
+    """Where the JSON value that begins at `start` is over. Raises ValueError."""
+    text = data[start:].decode()
+    _, length = _DECODER.raw_decode(text)
+    return start + len(text[:length].encode())
 
 
 def _has_content(choice: Chunk) -> int:

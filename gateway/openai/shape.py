@@ -1,114 +1,176 @@
-"""Metering in the bytes: a read full of events that all look alike is counted and cut without parsing any of them.
+"""Metering in the bytes: events that differ in their text and their counts alone are not parsed one by one.
 
-Within a stream an engine writes the same bytes before each choice, and the usage after it:
+Within a stream an engine writes almost the same bytes again and again (here over three lines):
 
-    data: {"id":"cmpl-1","object":"text_completion","created":1,"model":"m","choices":[{"index":0,"text":" tea",
-          "logprobs":null,"finish_reason":null}],"usage":{"prompt_tokens":9,"total_tokens":12,"completion_tokens":3}}
-    \\________________________ prefix ________________________________/
-                                                     \\_________________________ usage, last ______________________/
+    data: {"id":"cmpl-1","object":"text_completion","model":"m","choices":[{"index":0,"text":"    <- before
+     tea                                                                                          <- the text
+    ","finish_reason":null}],"usage":{"prompt_tokens":9,"total_tokens":12,"completion_tokens":3}} <- after, two counts
 
-(one line). One event is read by the parser, and its prefix is kept if the parser finds in it what it should hold. A
-read is taken here only when all of its events have that prefix, one choice that goes on, and usage in one known
-form as the last member; of a running total the last one counts. Whatever else comes - an end, an error, tool calls,
-several choices, usage elsewhere - goes to the parser, event by event (stream.py).
+One event is parsed, and what stands before and after its text is kept, if an event made of these parts with another
+text and other counts reads as it should: the same chunk with that text and those counts. From then on an event that
+begins with the one, goes on with the other at the next quote, and has digits where counts belong, needs no parser.
+Whatever else comes - an end, an error, tool calls, several choices, usage in another form - goes to the parser
+(stream.py), and so does the whole read that it came in.
 
-Why bytes may be trusted: inside a JSON string a quote is always escaped. So `"error"` or `,"usage":{` with bare quotes
-is no text, however an answer may read: the text `,"usage":{"x` is written `,\\"usage\\":{\\"x`. Two things are not
-looked at: what a choice says between index and finish_reason (were it no JSON, the client would get it as it came),
-and a second choice that has neither an index nor a finish_reason, which no engine writes.
+Why the next quote ends the text: inside a JSON string a quote is written `\\"`. Were the quote that was found such a
+one, then what follows it, `","finish_reason":...` with bare quotes, would end the string in its middle, and the event
+were no JSON. What the text holds is not looked at: were it no JSON, the client would get it as the engine wrote it.
 """
 
 from __future__ import annotations
 
 import re
+from typing import Any, Final
 
 import orjson
 
-from gateway.openai.meter import Chunk, Meter
+from gateway.openai.meter import Chunk, Meter, visible, whole
+from gateway.openai.sse import frame
 
-_CHOICE = re.compile(rb'"choices":\[\{"index":(\d{1,4}),')
-_USAGE = re.compile(
-    rb',"usage":\{"prompt_tokens":(\d{1,15}),"total_tokens":\d{1,15},"completion_tokens":([1-9]\d{0,14})'
-    rb'(?:,"prompt_tokens_details":(?:null|\{"cached_tokens":(\d{1,15})\}))?(?:,"reasoning_tokens":\d{1,15})?\}\}\n\n'
-)
-_OPEN, _FINISH, _INDEX, _ERROR = b'"finish_reason":null', b'"finish_reason"', b'"index":', b'"error"'
-_CONTENT, _NO_CONTENT, _TEXT, _NO_TEXT = b'"delta":{"content":"', b'"delta":{"content":""', b'"text":"', b'"text":""'
-MOST_LEARNED = 4
-"""Times that a stream's prefix is learned; one that changes from event to event is not worth it."""
+_BEFORE: Final = re.compile(rb'"(?:text|delta":\{"[a-z_]+)":"')
+_TOTAL: Final = b',"total_tokens":'
+_COUNT: Final = b',"completion_tokens":'
+_END: Final = b"\n\n"
+_TEXT, _N, _M = "~", 7, 5
+MOST_LEARNED = 8
+"""Times that a stream's shape is learned: one that changes from event to event is not worth it."""
 
 
 class Shape:
-    """What the events of one stream begin with. `left`: what stands in the place of usage for this client, None where
-    it is to see it all."""
+    """That of the events of one stream, as far as it is known. Of usage the client sees what it `wants` (see
+    `visible`)."""
 
-    def __init__(self, meter: Meter, left: bytes | None) -> None:
+    def __init__(self, meter: Meter, wants_usage: bool, wants_continuous: bool) -> None:
         self._meter = meter
-        self._left = left
-        self._prefix = b""
-        self._index = 0
+        self._wants_usage = wants_usage
+        self._wants_continuous = wants_continuous
         self._learned = 0 if meter.prompts == 1 else MOST_LEARNED
+        self._index = 0
+        self._counted = False
+        self._untouched = False
+        self._before = b""
+        self._after = b""  # up to the first count, or to the end
+        self._between = b""  # the two counts
+        self._last = b""  # after the second
+        self._seen_after = b""  # what a client gets after the text
 
-    def learn(self, chunk: Chunk, data: bytes) -> None:
-        """From an event that the parser has read."""
-        if self._learned >= MOST_LEARNED:
-            return
-        self._learned += 1
-        found = _CHOICE.search(data)
-        if found is None:
-            return
-        prefix = data[: found.end()]
-        index = int(found.group(1))
-        try:
-            begun = orjson.loads(prefix[:-1] + b"}]}")
-        except ValueError:
-            return
-        if begun.get("choices") == [{"index": index}] and len(chunk["choices"]) == 1:
-            self._prefix, self._index = b"data: " + prefix, index
+    # -- what is known -----------------------------------------------------------------------------------------
 
     def take(self, text: bytes) -> bytes | None:
-        """Count whole events, and return what the client gets of them; None: not all of them have this shape."""
-        prefix = self._prefix
-        if not prefix or not text.startswith(prefix):
+        """Count whole events, and return what the client gets of them; None: not all of them have this shape, and
+        nothing was counted."""
+        before, after = self._before, self._after
+        if not before or not text.startswith(before):
             return None
-        events = text.count(b"\n\n")
-        if (
-            text.count(b"\n") != 2 * events
-            or text.count(_FINISH) != events
-            or text.count(_OPEN) != events
-            or text.count(_INDEX) != events
-            or _ERROR in text
-            or (events > 1 and text.count(prefix) != events)
-        ):
-            return None
-        if b'"usage"' not in text:
-            return self._uncounted(text, events)
-        return self._counted(text, events)
-
-    def _counted(self, text: bytes, events: int) -> bytes | None:
-        """Each event with a running total."""
-        start = text.rfind(b"\n\n", 0, -2) + 2 if events > 1 else 0
-        last = _USAGE.search(text, start)
-        if last is None:
-            return None
-        left = self._left
-        if events == 1:
-            out = text if left is None else text[: last.start()] + left
-        else:
-            cut, cuts = _USAGE.subn(left or b"", text)
-            if cuts != events:
+        position, size, events, tokens = 0, len(text), 0, 0
+        out: list[bytes] = []
+        while position < size:
+            if not text.startswith(before, position):
                 return None
-            out = text if left is None else cut
-        input_tokens, tokens, cached = last.groups()
-        self._meter.counted(int(input_tokens), int(cached or 0))
-        self._meter.goes_on(self._index, int(tokens))
-        return out
+            start = position + len(before)
+            quote = text.find(b'"', start)
+            if not text.startswith(after, quote) or quote == start:
+                return None
+            end = quote + len(after)
+            if self._counted:
+                comma = text.find(b",", end)
+                if not text[end:comma].isdigit() or not text.startswith(self._between, comma):
+                    return None
+                number = comma + len(self._between)
+                end = text.find(self._last, number)
+                digits = text[number:end] if end >= 0 else b""
+                if not digits.isdigit() or len(digits) > 15:
+                    return None
+                tokens = max(tokens, int(digits))
+                if not tokens:
+                    return None
+                end += len(self._last)
+            if not self._untouched:
+                out.append(text[position:quote])
+                out.append(self._seen_after)
+            events += 1
+            position = end
+        if self._counted:
+            self._meter.goes_on(self._index, tokens)
+        else:
+            self._meter.goes_on_by(self._index, events)
+        return text if self._untouched else b"".join(out)
 
-    def _uncounted(self, text: bytes, events: int) -> bytes | None:
-        """Each event with content and no usage: a token each, until the final usage corrects it."""
-        if not (
-            (text.count(_CONTENT) == events and _NO_CONTENT not in text)
-            or (text.count(_TEXT) == events and _NO_TEXT not in text)
-        ):
+    # -- learning ----------------------------------------------------------------------------------------------
+
+    def learn(self, chunk: Chunk, data: bytes) -> None:
+        """From an event that the parser has read and counted."""
+        if self._learned >= MOST_LEARNED:
+            return
+        found = _BEFORE.search(data)
+        if found is None:
+            return
+        self._learned += 1
+        parts = _parts(data, found.end(), chunk.get("usage") is not None)
+        if parts is None:
+            return
+        before, after, between, last = parts
+        example = before + _TEXT.encode() + after + (b"%d%b%d%b" % (_N, between, _M, last) if between else b"")
+        expected = _with(chunk, bool(between))
+        try:
+            if expected is None or orjson.loads(example) != expected:
+                return
+        except ValueError:
+            return
+        seen = visible(orjson.loads(example), example, self._wants_usage, self._wants_continuous) or b""
+        if not seen.startswith(before + _TEXT.encode()):
+            return
+        self._keep(parts, expected, seen)
+        self._untouched = seen == example
+
+    def _keep(self, parts: tuple[bytes, bytes, bytes, bytes], expected: Chunk, seen: bytes) -> None:
+        before, after, between, last = parts
+        self._index = expected["choices"][0]["index"]
+        self._counted = bool(between)
+        self._before = frame(before)[: -len(_END)]
+        self._after = after if between else after + _END
+        self._between, self._last = between, last + _END
+        self._seen_after = seen[len(before) + len(_TEXT) :] + _END
+
+
+def _parts(data: bytes, start: int, counted: bool) -> tuple[bytes, bytes, bytes, bytes] | None:
+    """An event cut around its text, which begins at `start`, and around its counts."""
+    quote = data.find(b'"', start)
+    if not counted:
+        return data[:start], data[quote:], b"", b""
+    total = data.find(_TOTAL, quote) + len(_TOTAL)
+    comma = data.find(_COUNT, total)
+    if total < len(_TOTAL) or comma < 0:
+        return None
+    number = comma + len(_COUNT)
+    last = number
+    while data[last : last + 1].isdigit():
+        last += 1
+    return data[:start], data[quote:total], data[comma:number], data[last:]
+
+
+def _with(chunk: Chunk, counted: bool) -> Chunk | None:
+    """The chunk that an event reads as with another text and other counts; None where its text is not all that it
+    has to say."""
+    choices = chunk.get("choices")
+    if not isinstance(choices, list) or len(choices) != 1 or type(choices[0].get("index")) is not int:
+        return None
+    choice: dict[str, Any] = dict(choices[0])
+    if choice.get("finish_reason") is not None:
+        return None
+    if isinstance(choice.get("text"), str):
+        choice["text"] = _TEXT
+    elif isinstance(choice.get("delta"), dict):
+        delta = dict(choice["delta"])
+        name = next(iter(delta))
+        delta[name] = _TEXT
+        if name == "role" or any(delta[other] for other in delta if other != name):
             return None
-        self._meter.goes_on_by(self._index, events)
-        return text
+        choice["delta"] = delta
+    changed = {**chunk, "choices": [choice]}
+    if counted:
+        usage = chunk.get("usage")
+        if not isinstance(usage, dict) or not whole(usage.get("prompt_tokens")):
+            return None
+        changed["usage"] = {**usage, "total_tokens": _N, "completion_tokens": _M}
+    return changed

@@ -19,10 +19,9 @@ class EventStream:
         self.ended = False
         self.fault: UpstreamError | None = None
         self._wants_usage = wants_usage
-        self._wants_continuous = wants_usage and wants_continuous
+        self._wants_continuous = wants_continuous
         self._parser = SseParser()
-        left = b',"usage":null}\n\n' if wants_usage else b"}\n\n"
-        self._shape = Shape(self.meter, None if self._wants_continuous else left)
+        self._shape = Shape(self.meter, wants_usage, wants_continuous)
 
     def feed(self, data: bytes) -> bytes:
         try:
