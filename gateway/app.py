@@ -16,11 +16,12 @@ from gateway.hotpath import HotPath
 from gateway.http.pages import Pages
 from gateway.http.server import HttpServer
 from gateway.http.upstream import HttpUpstream
+from gateway.log.writer import LogWriter
 from gateway.metrics import Metrics
 from gateway.openai.registry import ENDPOINTS
 from gateway.pools.build import local_pools, shared_pools
 from gateway.pools.port import Pool
-from gateway.record import Record, access_logger
+from gateway.record import Record
 from gateway.store.client import StoreClient
 from gateway.tenants.auth import Keyring
 from gateway.tenants.directory import TenantDirectory
@@ -81,8 +82,8 @@ class Gateway:
         await self.upstream.close()
 
 
-def build(config: GatewayConfig) -> Gateway:
-    """Must be called on the event loop that will run the gateway."""
+def build(config: GatewayConfig, log: LogWriter | None = None) -> Gateway:
+    """Must be called on the event loop that will run the gateway. `log` takes the access log; it is not closed here."""
     clock = asyncio.get_running_loop().time
     store = StoreClient(config.store) if config.store is not None else None
     directory = TenantDirectory(config.tenants)
@@ -102,7 +103,7 @@ def build(config: GatewayConfig) -> Gateway:
         quotas=quotas,
         clock=clock,
         stopwatch=time.perf_counter,
-        on_end=_on_end(config, metrics),
+        on_end=_on_end(metrics, log if config.observe.access_log else None),
     )
     probers = _probers(config, pools, engines, upstream)
     pages = Pages(config, keyring, metrics, lambda: gateway.ready(), pools)
@@ -155,10 +156,12 @@ def _suspect(probers: dict[str, Prober]) -> Callable[[str], None]:
     return lambda worker: probers[worker].suspect()
 
 
-def _on_end(config: GatewayConfig, metrics: Metrics) -> Callable[[Record], None]:
+def _on_end(metrics: Metrics, log: LogWriter | None) -> Callable[[Record], None]:
+    if log is None:
+        return metrics.observe
+
     def on_end(record: Record) -> None:
         metrics.observe(record)
-        if config.observe.access_log:
-            access_logger.info("%s", record.line())
+        log.put(record)
 
     return on_end
