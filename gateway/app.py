@@ -17,7 +17,8 @@ from gateway.http.pages import Pages
 from gateway.http.server import HttpServer
 from gateway.http.upstream import HttpUpstream
 from gateway.log.writer import LogWriter
-from gateway.metrics import Metrics
+from gateway.metrics.page import Metrics
+from gateway.metrics.tally import Tally
 from gateway.openai.registry import ENDPOINTS
 from gateway.pools.build import local_pools, shared_pools
 from gateway.pools.port import Pool
@@ -89,7 +90,8 @@ def build(config: GatewayConfig, log: LogWriter | None = None) -> Gateway:
     directory = TenantDirectory(config.tenants)
     pools, quotas = _pools_and_quotas(config, directory, store, clock)
     keyring = Keyring(directory)
-    metrics = Metrics(pools, directory, config.observe.max_tenant_labels)
+    tally = Tally(directory, config.observe.max_tenant_labels)
+    metrics = Metrics(tally, pools, lambda: log.dropped if log is not None else 0)
     workers = [worker for pool in config.pools.values() for worker in pool.workers]
     upstream = HttpUpstream(workers, config.timeouts)
     engines = {worker.url: Engine() for worker in workers}
@@ -103,7 +105,7 @@ def build(config: GatewayConfig, log: LogWriter | None = None) -> Gateway:
         quotas=quotas,
         clock=clock,
         stopwatch=time.perf_counter,
-        on_end=_on_end(metrics, log if config.observe.access_log else None),
+        on_end=_on_end(tally, log if config.observe.access_log else None),
     )
     probers = _probers(config, pools, engines, upstream)
     pages = Pages(config, keyring, metrics, lambda: gateway.ready(), pools)
@@ -156,12 +158,12 @@ def _suspect(probers: dict[str, Prober]) -> Callable[[str], None]:
     return lambda worker: probers[worker].suspect()
 
 
-def _on_end(metrics: Metrics, log: LogWriter | None) -> Callable[[Record], None]:
+def _on_end(tally: Tally, log: LogWriter | None) -> Callable[[Record], None]:
     if log is None:
-        return metrics.observe
+        return tally.observe
 
     def on_end(record: Record) -> None:
-        metrics.observe(record)
+        tally.observe(record)
         log.put(record)
 
     return on_end
