@@ -16,11 +16,13 @@ from gateway.hotpath import HotPath
 from gateway.http.pages import Pages
 from gateway.http.server import HttpServer
 from gateway.http.upstream import HttpUpstream
-from gateway.metrics import Metrics
+from gateway.log.writer import LogWriter
+from gateway.metrics.page import Metrics
+from gateway.metrics.tally import Tally
 from gateway.openai.registry import ENDPOINTS
 from gateway.pools.build import local_pools, shared_pools
 from gateway.pools.port import Pool
-from gateway.record import Record, access_logger
+from gateway.record import Record
 from gateway.store.client import StoreClient
 from gateway.tenants.auth import Keyring
 from gateway.tenants.directory import TenantDirectory
@@ -82,14 +84,15 @@ class Gateway:
         await self.upstream.close()
 
 
-def build(config: GatewayConfig) -> Gateway:
-    """Must be called on the event loop that will run the gateway."""
+def build(config: GatewayConfig, log: LogWriter | None = None) -> Gateway:
+    """Must be called on the event loop that will run the gateway. `log` takes the access log; it is not closed here."""
     clock = asyncio.get_running_loop().time
     store = StoreClient(config.store) if config.store is not None else None
     directory = TenantDirectory(config.tenants)
     pools, quotas = _pools_and_quotas(config, directory, store, clock)
     keyring = Keyring(directory)
-    metrics = Metrics(pools, directory, config.observe.max_tenant_labels)
+    tally = Tally(directory, config.observe.max_tenant_labels)
+    metrics = Metrics(tally, pools, lambda: log.dropped if log is not None else 0)
     workers = [worker for pool in config.pools.values() for worker in pool.workers]
     upstream = HttpUpstream(workers, config.timeouts)
     engines = {worker.url: Engine() for worker in workers}
@@ -102,7 +105,7 @@ def build(config: GatewayConfig) -> Gateway:
         quotas=quotas,
         clock=clock,
         stopwatch=time.perf_counter,
-        on_end=_on_end(config, metrics),
+        on_end=_on_end(tally, log if config.observe.access_log else None),
     )
     probers = _probers(config, pools, engines, upstream)
     pages = Pages(config, keyring, metrics, lambda: gateway.ready(), pools)
@@ -155,10 +158,12 @@ def _suspect(probers: dict[str, Prober]) -> Callable[[str], None]:
     return lambda worker: probers[worker].suspect()
 
 
-def _on_end(config: GatewayConfig, metrics: Metrics) -> Callable[[Record], None]:
+def _on_end(tally: Tally, log: LogWriter | None) -> Callable[[Record], None]:
+    if log is None:
+        return tally.observe
+
     def on_end(record: Record) -> None:
-        metrics.observe(record)
-        if config.observe.access_log:
-            access_logger.info("%s", record.line())
+        tally.observe(record)
+        log.put(record)
 
     return on_end

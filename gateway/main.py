@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import sys
 from pathlib import Path
 
 import uvloop
@@ -15,8 +14,11 @@ from gateway.config.load import load_config
 from gateway.config.schema import GatewayConfig
 from gateway.config.surprises import surprises
 from gateway.errors import ListenError
+from gateway.log.stderr import log_to_stderr
+from gateway.log.writer import LogWriter
 
 READY_POLL = 0.05
+logger = logging.getLogger("gateway")
 
 
 def run(config: GatewayConfig | Path | str) -> int:
@@ -27,18 +29,17 @@ def run(config: GatewayConfig | Path | str) -> int:
     """
     if not isinstance(config, GatewayConfig):
         config = load_config(config)
-    _log_to_stderr()
-    for surprise in surprises(config):
-        print(f"gateway: warning: {surprise}", file=sys.stderr, flush=True)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(config))
+    with log_to_stderr() as log, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        for surprise in surprises(config):
+            logger.warning("gateway: warning: %s", surprise)
+        return runner.run(_serve(config, log))
 
 
-async def _serve(config: GatewayConfig) -> int:
+async def _serve(config: GatewayConfig, log: LogWriter) -> int:
     stop = asyncio.Queue[int]()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.put_nowait, number)
-    gateway = build(config)
+    gateway = build(config, log)
     try:
         await gateway.start()
     except OSError as error:
@@ -77,12 +78,3 @@ async def _drain(gateway: Gateway, stop: asyncio.Queue[int]) -> None:
     await asyncio.wait((draining, again), return_when=asyncio.FIRST_COMPLETED)
     for task in (draining, again):
         task.cancel()
-
-
-def _log_to_stderr() -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    root = logging.getLogger("gateway")
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
-    root.propagate = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -159,10 +160,16 @@ class Timeouts(_Section):
 
 
 class Limits(_Section):
-    """`max_unsent_bytes`: what a client that reads too slowly may leave unread before it is cut off."""
+    """`max_unsent_bytes`: what a client that reads too slowly may leave unread before it is cut off.
+    `max_queued_bytes_per_tenant`: of bodies that one tenant may have in the gateway until an engine works on them; the
+    1,000 requests it may have in a queue can be 64 KiB each, a prompt of 16,000 tokens. `max_queued_bytes`: of all
+    tenants together, so that eight with all they may have fit, in a process that a small machine still has room for.
+    """
 
     max_body_bytes: Positive = 4 * 1024 * 1024
     max_unsent_bytes: Positive = 4 * 1024 * 1024
+    max_queued_bytes_per_tenant: Positive = 64 * 1024 * 1024
+    max_queued_bytes: Positive = 512 * 1024 * 1024
 
 
 class Health(_Section):
@@ -240,6 +247,14 @@ class GatewayConfig(_Section):
             if self.store is not None and (found := getattr(self.store, name)) >= self.store.lease_s:
                 lease = self.store.lease_s
                 raise ValueError(f"store.{name}: found {found:g}; expected less than store.lease_s, which is {lease:g}")
+        return self
+
+    @model_validator(mode="after")
+    def _a_body_fits(self) -> GatewayConfig:
+        names = ("max_body_bytes", "max_queued_bytes_per_tenant", "max_queued_bytes")
+        for small, large in pairwise(names):
+            if (found := getattr(self.limits, large)) < (least := getattr(self.limits, small)):
+                raise ValueError(f"limits.{large}: found {found}; expected at least limits.{small}, which is {least}")
         return self
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 
 from gateway.config.schema import GatewayConfig
-from gateway.metrics import CONTENT_TYPE, Metrics
+from gateway.metrics.page import CONTENT_TYPE, Metrics
 from gateway.pools.port import Pool
 from gateway.tenants.auth import Keyring
 

@@ -17,6 +17,7 @@ from fairgate.topology.stores import StoreServer, find_servers
 from fairness import Worker
 from gateway.app import Gateway, build
 from gateway.config.load import parse_config
+from gateway.log.writer import LogWriter
 from gateway.pools.shared.machine import machine
 from gateway.pools.shared.view import View
 
@@ -183,6 +184,7 @@ def _maker(stack: AsyncExitStack, store: StoreServer | None) -> MakeHouse:
         worker: dict[str, Any] | None = None,
         tenants: list[dict[str, Any]] | None = None,
         wait: bool = True,
+        log: LogWriter | None = None,
         **sections: Any,
     ) -> House:
         running = [await engine.start() for engine in engines or (Engine(),)]
@@ -198,7 +200,7 @@ def _maker(stack: AsyncExitStack, store: StoreServer | None) -> MakeHouse:
             **({"store": {"url": store.url, "namespace": namespace, **STORE_TIMES, **PATIENT}} if store else {}),
             **sections,
         }
-        gateway = build(parse_config(config))
+        gateway = build(parse_config(config), log)
         await gateway.start()
         session = await stack.enter_async_context(aiohttp.ClientSession())
         parts = (gateway, running, session)

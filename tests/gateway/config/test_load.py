@@ -56,6 +56,8 @@ def test_a_good_file_is_read_and_frozen(tmp_path: Path) -> None:
         ("tenants.0", {"id": "a"}, "tenants[0].keys_sha256: missing; expected a list of the SHA-256"),
         ("tenants.0.id", "a b", "tenants[0].id: found 'a b'; expected: "),
         ("listen", {"port": 99999}, "listen.port: found 99999; expected: less than or equal to 65535"),
+        ("limits", {"max_queued_bytes": 1}, "limits.max_queued_bytes: found 1; expected at least limits.max_queued"),
+        ("limits", {"max_body_bytes": 2**30}, "limits.max_queued_bytes_per_tenant: found 67108864; expected at least"),
         ("colour", "red", "colour: unknown key; expected one of listen, pools, tenants"),
         ("groups", [{"id": "acme"}], "groups[].id: acme has no tenants in it; expected one of: none"),
         ("pools.main.models", ["m", "m"], "m stands there more than once"),

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.config.schema import TenantConfig
 from gateway.errors import Unauthenticated
-from gateway.metrics import Metrics
+from gateway.metrics.tally import Tally
 from gateway.tenants.auth import Keyring
 from gateway.tenants.directory import TenantDirectory
 from gateway.tenants.quota import LocalQuotas
@@ -57,13 +57,13 @@ async def test_a_replacement_is_seen_by_quotas_at_once() -> None:
 
 def test_labels_of_metrics_stay_bounded_whatever_is_replaced() -> None:
     directory = TenantDirectory([named("a"), named("b"), named("c")])
-    metrics = Metrics({}, directory, max_tenant_labels=3)
-    assert [metrics.label(name) for name in ("a", "c", "d", "")] == ["a", "c", "other", "none"]
+    tally = Tally(directory, max_tenant_labels=3)
+    assert [tally.label(name) for name in ("a", "c", "d", "")] == ["a", "c", "other", "none"]
     directory.replace([named("d"), named("a")])
-    assert [metrics.label(name) for name in ("a", "b", "c", "d")] == ["a", "b", "c", "other"]
-    metrics = Metrics({}, directory, max_tenant_labels=3)
+    assert [tally.label(name) for name in ("a", "b", "c", "d")] == ["a", "b", "c", "other"]
+    tally = Tally(directory, max_tenant_labels=3)
     directory.replace([named("e"), named("f")])
-    assert [metrics.label(name) for name in ("e", "f")] == ["e", "f"]
+    assert [tally.label(name) for name in ("e", "f")] == ["e", "f"]
 
 
 @pytest.mark.parametrize("second", [named("a", "other"), named("b", "key-a")], ids=["id", "key"])
