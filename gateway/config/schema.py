@@ -28,8 +28,10 @@ def _worker_url(url: str) -> str:
 def _store_url(url: str) -> str:
     """Says nothing of what it found: there may be a password in it."""
     parts = urlsplit(url)
-    if parts.scheme not in ("redis", "rediss") or not parts.hostname:
-        raise ValueError("expected an address like redis://host:6379/0")
+    of_host = parts.scheme in ("redis", "rediss") and parts.hostname
+    of_socket = parts.scheme == "unix" and not parts.hostname and parts.path.strip("/")
+    if not of_host and not of_socket:
+        raise ValueError("expected an address like redis://host:6379/0 or unix:///path/to/socket")
     return url
 
 
@@ -196,6 +198,12 @@ class StoreConfig(_Section):
     flush_s: Seconds = 0.02
     timeout_s: Seconds = 1.0
     replica: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] | None = None
+
+    @model_validator(mode="after")
+    def _a_cluster_has_hosts(self) -> StoreConfig:
+        if self.cluster and self.url.startswith("unix:"):
+            raise ValueError("url: a cluster cannot be found by a socket; expected an address like redis://host:6379/0")
+        return self
 
 
 class Observe(_Section):

@@ -1,30 +1,30 @@
-"""The edge to Redis or Valkey: the only module that speaks to the server.
+"""The edge to Redis or Valkey: redis-py for what is rare, bare connections (wire.py) for what is asked all the time.
 
-Every call is tried once: who calls knows whether it may be repeated. A call that is given up closes its connection, so
-that a late answer is never taken for that of another call.
+redis-py knows where a server or a cluster is and how to speak to it: addresses, TLS, users, redirections, a library of
+functions that is not there yet. Every call is tried once: who calls knows whether it may be repeated. A call that is
+given up closes its connection, so that a late answer is never taken for that of another call.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, cast
 
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from gateway.config.schema import StoreConfig
-from gateway.errors import GatewayError
+from gateway.store.errors import StoreError
 from gateway.store.library import Library
+from gateway.store.wire import Wire, command
 
 _TROUBLE = (RedisError, RedisClusterException, OSError, TimeoutError, asyncio.IncompleteReadError)
 _FORGOTTEN = ("Function not found", "No matching script")
-
-
-class StoreError(GatewayError):
-    """The store did not answer as it should. The text holds no secret."""
 
 
 class StoreClient:
@@ -36,6 +36,8 @@ class StoreClient:
             config.url, decode_responses=True, retry=Retry(NoBackoff(), 0), socket_timeout=None,
             socket_connect_timeout=config.timeout_s,
         )  # fmt: skip
+        self._cluster = config.cluster
+        self._timeout_s = config.timeout_s
 
     async def call(self, library: Library, entry: str, key: str, *arguments: str, within: float) -> Any:
         """Call a function of `library`, loading that first where the server does not know it. `within` in seconds.
@@ -61,11 +63,9 @@ class StoreClient:
         """Take a member out of a sorted set. Raises StoreError."""
         await self._try(self._client.zrem(key, member), within)
 
-    async def read(self, stream: str, after: str, *, block: float, within: float) -> list[tuple[str, dict[str, str]]]:
-        """The entries of a stream after the id `after`; waits `block` seconds for the first. Raises StoreError."""
-        found = await self._try(self._client.xread({stream: after}, block=round(block * 1000)), within)
-        streams = found.values() if isinstance(found, dict) else [entries for _, entries in found or ()]
-        return [(entry, fields) for entries in streams for entry, fields in _flat(entries)]
+    async def open(self, key: str) -> Wire:
+        """A connection to the server that has `key`, for the caller alone, who closes it. Raises StoreError."""
+        return cast(Wire, await self._try(self._open(key), self._timeout_s))
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -79,15 +79,49 @@ class StoreClient:
         await self._client.function_load(library.source, replace=True)
         return await self._client.fcall(function, 1, key, *arguments)
 
+    async def _open(self, key: str) -> Wire:
+        place = await self._place(key)
+        wire = Wire()
+        try:
+            await _connect(place, wire)
+            for words in _introduction(place):
+                await wire.ask(command(*words), self._timeout_s)
+        except BaseException:
+            wire.close()
+            raise
+        return wire
+
+    async def _place(self, key: str) -> Any:
+        """A connection as redis-py would make it, not opened: it tells where the server is, and who we are there."""
+        if not self._cluster:
+            return self._client.connection_pool.make_connection()
+        await self._client.initialize()  # does nothing when the cluster is known
+        node = self._client.get_node_from_key(key)
+        return node.connection_class(**node.connection_kwargs)
+
     async def _try(self, work: Any, within: float) -> Any:
         try:
             async with asyncio.timeout(within):
                 return await work
+        except StoreError:
+            raise
         except _TROUBLE as error:
             text = str(error) or type(error).__name__
             raise StoreError("no answer in time" if isinstance(error, TimeoutError) else text) from None
 
 
-def _flat(entries: Any) -> list[tuple[str, dict[str, str]]]:
-    """RESP3 nests the entries of a stream once more."""
-    return entries[0] if entries and isinstance(entries[0], list) else entries
+async def _connect(place: Any, wire: Wire) -> None:
+    loop, protocol = asyncio.get_running_loop(), cast(asyncio.Protocol, wire)  # it has the methods
+    if isinstance(place, UnixDomainSocketConnection):
+        await loop.create_unix_connection(lambda: protocol, place.path)
+        return
+    tls = place.ssl_context.get() if isinstance(place, SSLConnection) else None
+    await loop.create_connection(lambda: protocol, place.host, place.port, ssl=tls)
+
+
+def _introduction(place: Any) -> Iterator[tuple[str | int, ...]]:
+    """The commands with which a connection begins."""
+    if place.password:
+        yield ("AUTH", place.username, place.password) if place.username else ("AUTH", place.password)
+    if place.db:
+        yield ("SELECT", place.db)

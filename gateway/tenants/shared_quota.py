@@ -8,7 +8,8 @@ from functools import cache
 from math import ceil
 
 from gateway.config.schema import StoreConfig
-from gateway.store.client import StoreClient, StoreError
+from gateway.store.client import StoreClient
+from gateway.store.errors import StoreError
 from gateway.store.library import Library, library_of
 from gateway.tenants.directory import TenantDirectory
 from gateway.tenants.quota import WINDOW, LocalQuotas, limit_headers

@@ -9,7 +9,9 @@ from typing import Protocol
 from gateway.config.schema import StoreConfig
 from gateway.pools.shared.protocol import read_decision
 from gateway.pools.shared.replica import Replica
-from gateway.store.client import StoreClient, StoreError
+from gateway.store.client import StoreClient
+from gateway.store.errors import StoreError
+from gateway.store.wire import Wire, command
 
 logger = logging.getLogger("gateway")
 PAUSE = 0.05
@@ -53,13 +55,21 @@ class GrantReader:
             self._link.join_anew()
 
     async def _read(self) -> None:
-        block = self._config.lease_s
         while True:
             try:
-                entries = await self._client.read(self._stream, self.seen or "0-0", block=block, within=block + 1)
+                wire = await self._client.open(self._stream)
+                try:
+                    await self._read_over(wire)
+                finally:
+                    wire.close()
             except StoreError:
                 await asyncio.sleep(PAUSE)
-                continue
-            for entry, fields in entries:
-                self.seen = entry
-                self._replica.heard(read_decision(fields["g"]))
+
+    async def _read_over(self, wire: Wire) -> None:
+        """Until the connection fails. Raises StoreError."""
+        block = self._config.lease_s
+        while True:
+            read = command("XREAD", "BLOCK", round(block * 1000), "STREAMS", self._stream, self.seen or "0-0")
+            for _, entries in await wire.ask(read, block + 1) or ():
+                for self.seen, fields in entries:
+                    self._replica.heard(read_decision(fields[fields.index("g") + 1]))

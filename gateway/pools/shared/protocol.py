@@ -8,10 +8,11 @@ weight.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+import orjson
 
 from fairness import Refusal
 
@@ -182,7 +183,7 @@ def written(op: Op) -> list[Any]:
 def write_call(replica: str, batch: int, acked: int, seen: str, ops: Sequence[Op]) -> str:
     """The argument of `apply`. `acked`: the last batch that was answered; `seen`: the last entry of the stream."""
     call = {"replica": replica, "batch": batch, "acked": acked, "seen": seen, "ops": [written(op) for op in ops]}
-    return json.dumps(call)
+    return orjson.dumps(call, default=list).decode()  # a named tuple inside another is a list
 
 
 def begins_epoch(ops: Sequence[Op]) -> bool:
@@ -264,7 +265,7 @@ def read_reply(raw: list[Any]) -> Reply | None:
 
 
 def read_decision(text: str) -> Decision:
-    grant = json.loads(text)
+    grant = orjson.loads(text)
     return Decision(
         grant["ticket"],
         grant["epoch"],

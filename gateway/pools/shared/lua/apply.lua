@@ -72,8 +72,9 @@ local function apply(request)
   tree.recalls = false
   local joins = request.ops[1] and request.ops[1][1] == "join"
   replicas.recall(request.replica)
-  if replicas.mine and replicas.mine.batch == request.batch then
-    return replicas.answer(request.replica)
+  local before = replicas.answer(request.replica, request.batch)
+  if before then
+    return before
   end
   local reason = must_join(request, joins)
   if reason then

@@ -12,20 +12,31 @@ function replicas.epoch(id)
   return tonumber(call("HGET", P .. ":replicas", id):match("^%d+"))
 end
 
--- The replica's epoch and last batch, and the answer to that, which only a repeated batch asks for.
+-- The replica's epoch and last batch. Two batches of a replica may be on their way at once, so the answers to its last two
+-- are kept, in turns, each with its number. Only a repeated batch asks for them.
 function replicas.recall(id)
   local record = call("HGET", P .. ":replicas", id)
   local epoch, batch = (record or ""):match("^(%d+) (%d+)$")
   replicas.mine = epoch and { epoch = tonumber(epoch), batch = tonumber(batch) } or nil
 end
 
-function replicas.remember(id, batch, answer)
-  call("HSET", P .. ":replicas", id, string.format("%d %d", replicas.mine.epoch, batch))
-  call("HSET", P .. ":answers", id, pack(answer))
+local function answer_field(id, batch)
+  return id .. ":" .. batch % 2
 end
 
-function replicas.answer(id)
-  return unpack_record(call("HGET", P .. ":answers", id))
+function replicas.remember(id, batch, answer)
+  call("HSET", P .. ":replicas", id, string.format("%d %d", replicas.mine.epoch, batch))
+  call("HSET", P .. ":answers", answer_field(id, batch), pack({ batch, answer }))
+end
+
+-- What a batch was answered that was applied before, or nil.
+function replicas.answer(id, batch)
+  if not replicas.mine or batch > replicas.mine.batch then
+    return nil
+  end
+  local kept = call("HGET", P .. ":answers", answer_field(id, batch))
+  kept = kept and unpack_record(kept)
+  return kept and kept[1] == batch and kept[2] or nil
 end
 
 function replicas.renew(id)
@@ -61,7 +72,7 @@ local function forget(id)
   replicas.fold(id, 1)
   call("ZREM", P .. ":leases", id)
   call("HDEL", P .. ":replicas", id)
-  call("HDEL", P .. ":answers", id)
+  call("HDEL", P .. ":answers", answer_field(id, 0), answer_field(id, 1))
   call("DEL", P .. ":of:" .. id, P .. ":grants:" .. id)
 end
 

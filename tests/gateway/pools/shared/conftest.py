@@ -77,9 +77,7 @@ class Member:
 
     def abandon(self) -> None:
         """As after kill -9: it says nothing more to the store."""
-        for task in (self.pool.link._task, self.pool.link.grants._task):
-            assert task is not None
-            task.cancel()
+        self.pool.link.stop()
 
 
 class Fleet:
@@ -178,7 +176,7 @@ async def make_fleet(server: StoreServer) -> AsyncIterator[MakeFleet]:
             if wait:
                 await until(lambda: fleet.shared() and all(member.gateway.ready() for member in fleet.members))
                 for member in fleet.members:
-                    member.pool.link._due.set()  # a heartbeat now: who joined first hears of the others
+                    member.pool.link._outbox.call()  # a heartbeat now: who joined first hears of the others
                 await until(lambda: all(m.pool.standing().replicas == gateways for m in fleet.members))
             return fleet
 

@@ -159,7 +159,7 @@ async def test_who_joins_says_nothing_of_workers_it_has_not_seen(make_fleet: Mak
         assert not newcomer.healthy()
         newcomer.set_size(engine.url, 32, 32_768)  # its engine told it nothing: this is what a file without sizes means
         newcomer.set_health(engine.url, True)
-        await until(lambda: newcomer.link._acked == newcomer.link._batch and not newcomer.link._ops)
+        await until(lambda: not newcomer.link._flight and not newcomer.link._outbox.due)
         assert known_rooms(fleet) == [(engine.url, 3, 64_000, True)]
         newcomer.set_health(engine.url, False)
         newcomer.set_size(engine.url, 5, 32_768)
