@@ -27,8 +27,9 @@ def _worker_url(url: str) -> str:
 def _store_url(url: str) -> str:
     """Says nothing of what it found: there may be a password in it."""
     parts = urlsplit(url)
-    if parts.scheme not in ("redis", "rediss") or not parts.hostname:
-        raise ValueError("expected an address like redis://host:6379/0")
+    known = parts.path.startswith("/") if parts.scheme == "unix" else parts.scheme in ("redis", "rediss")
+    if not known or not (parts.hostname or parts.scheme == "unix"):
+        raise ValueError("expected an address like redis://host:6379/0 or unix:///run/store.sock")
     return url
 
 
