@@ -23,6 +23,7 @@ from gateway.openai.registry import ENDPOINTS
 from gateway.pools.build import local_pools, shared_pools
 from gateway.pools.port import Pool
 from gateway.record import Record
+from gateway.siblings import Place, Siblings
 from gateway.store.client import StoreClient
 from gateway.tenants.auth import Keyring
 from gateway.tenants.directory import TenantDirectory
@@ -45,13 +46,17 @@ class Gateway:
     engines: Mapping[str, Engine]
     probers: list[Prober]
     store: StoreClient | None
+    siblings: Siblings | None = None
     port: int = 0
     _probes: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def start(self) -> None:
         """Listen and begin to watch the workers. Returns before the first probe is back; see `ready`.
         Raises OSError when the address cannot be had."""
-        self.port = await self.server.start(self.config.listen.host, self.config.listen.port)
+        listen = self.config.listen
+        self.port = await self.server.start(listen.host, listen.port, reuse_port=self.siblings is not None)
+        if self.siblings is not None:
+            await self.siblings.start()
         for pool in self.pools.values():
             pool.start()
         self._probes = [asyncio.create_task(prober.run()) for prober in self.probers]
@@ -80,12 +85,15 @@ class Gateway:
         await asyncio.gather(*(pool.end() for pool in self.pools.values()))
         if self.store is not None:
             await self.store.close()
+        if self.siblings is not None:
+            self.siblings.close()
         await self.server.close()
         await self.upstream.close()
 
 
-def build(config: GatewayConfig, log: LogWriter | None = None) -> Gateway:
-    """Must be called on the event loop that will run the gateway. `log` takes the access log; it is not closed here."""
+def build(config: GatewayConfig, log: LogWriter | None = None, place: Place | None = None) -> Gateway:
+    """Must be called on the event loop that will run the gateway. `log` takes the access log; it is not closed here.
+    `place`: among the processes that share its port."""
     clock = asyncio.get_running_loop().time
     store = StoreClient(config.store) if config.store is not None else None
     directory = TenantDirectory(config.tenants)
@@ -108,9 +116,10 @@ def build(config: GatewayConfig, log: LogWriter | None = None) -> Gateway:
         on_end=_on_end(tally, log if config.observe.access_log else None),
     )
     probers = _probers(config, pools, engines, upstream)
-    pages = Pages(config, keyring, metrics, lambda: gateway.ready(), pools)
+    siblings = Siblings(place, metrics.page) if place is not None else None
+    pages = Pages(config, keyring, metrics, lambda: gateway.ready(), pools, siblings)
     server = HttpServer(hotpath.serve, keyring.tenant, ENDPOINTS, pages.by_path(), config.limits)
-    gateway = Gateway(config, pools, hotpath, server, upstream, engines, probers, store)
+    gateway = Gateway(config, pools, hotpath, server, upstream, engines, probers, store, siblings)
     return gateway
 
 

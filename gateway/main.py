@@ -1,11 +1,13 @@
-"""The gateway as a process: signals, logging, the line that says it is ready."""
+"""The gateway as a process: signals, logging, what it tells of itself."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import uvloop
 
@@ -16,9 +18,14 @@ from gateway.config.surprises import surprises
 from gateway.errors import ListenError
 from gateway.log.stderr import log_to_stderr
 from gateway.log.writer import LogWriter
+from gateway.siblings import Place
 
 READY_POLL = 0.05
 logger = logging.getLogger("gateway")
+
+Moment = Literal["waits", "ready", "drains", "stopped"]
+Tell = Callable[[Moment, str], None]
+"""Where a gateway has come to, and a line that says so."""
 
 
 def run(config: GatewayConfig | Path | str) -> int:
@@ -29,33 +36,67 @@ def run(config: GatewayConfig | Path | str) -> int:
     """
     if not isinstance(config, GatewayConfig):
         config = load_config(config)
-    with log_to_stderr() as log, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    warn(config)
+    return serve(config, lambda moment, line: print(line, flush=True))
+
+
+def warn(config: GatewayConfig) -> None:
+    """Print what is surprising in it, on standard error."""
+    with log_to_stderr():
         for surprise in surprises(config):
             logger.warning("gateway: warning: %s", surprise)
-        return runner.run(_serve(config, log))
 
 
-async def _serve(config: GatewayConfig, log: LogWriter) -> int:
-    stop = asyncio.Queue[int]()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.put_nowait, number)
-    gateway = build(config, log)
+def serve(config: GatewayConfig, tell: Tell, place: Place | None = None) -> int:
+    """`run` without a word to the terminal but the log. With a `place` it is one of several processes on one port, and
+    listens to their parent: SIGTERM asks to drain, however often it comes (a service manager may send it to everybody),
+    SIGINT to end at once. Raises ListenError."""
+    with log_to_stderr() as log, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(config, tell, log, place))
+
+
+def cannot_listen(config: GatewayConfig, error: OSError) -> ListenError:
+    where = f"{config.listen.host}:{config.listen.port}"
+    return ListenError(f"gateway: cannot listen on {where}: {error.strerror or error}; expected a free address")
+
+
+class _Asked:
+    """What signals have asked for: to `drain`, and then to end `now`."""
+
+    def __init__(self, place: Place | None) -> None:
+        self.drain, self.now = asyncio.Event(), asyncio.Event()
+        on_term, on_int = (self._next, self._next) if place is None else (self.drain.set, self._end)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, on_term)
+        loop.add_signal_handler(signal.SIGINT, on_int)
+
+    def _next(self) -> None:
+        (self.now if self.drain.is_set() else self.drain).set()
+
+    def _end(self) -> None:
+        self.drain.set()
+        self.now.set()
+
+
+async def _serve(config: GatewayConfig, tell: Tell, log: LogWriter, place: Place | None) -> int:
+    asked = _Asked(place)
+    gateway = build(config, log, place)
     try:
         await gateway.start()
     except OSError as error:
         await gateway.close()
-        where = f"{config.listen.host}:{config.listen.port}"
-        raise ListenError(f"gateway: cannot listen on {where}: {error.strerror}; expected a free address") from None
-    announcer = asyncio.create_task(_announce(gateway))
-    await stop.get()
+        raise cannot_listen(config, error) from None
+    announcer = asyncio.create_task(_announce(gateway, tell))
+    await asked.drain.wait()
     announcer.cancel()
-    await _drain(gateway, stop)
+    tell("drains", f"gateway drains, for {config.timeouts.drain_s:g} s at most")
+    await _drain(gateway, asked.now)
     await gateway.close()
-    print("gateway stopped", flush=True)
+    tell("stopped", "gateway stopped")
     return 0
 
 
-async def _announce(gateway: Gateway) -> None:
+async def _announce(gateway: Gateway, tell: Tell) -> None:
     """Say when it is ready, and what it waits for when that takes more than two seconds."""
     address = f"http://{gateway.config.listen.host}:{gateway.port}"
     waited = 0.0
@@ -65,16 +106,13 @@ async def _announce(gateway: Gateway) -> None:
         if 2 <= waited < 2 + READY_POLL:
             lost = any(pool.standing().mode not in SERVING for pool in gateway.pools.values())
             missing = "the store" if lost else "a worker"
-            print(f"gateway listens on {address}, waits for {missing} to answer ...", flush=True)
+            tell("waits", f"gateway listens on {address}, waits for {missing} to answer ...")
     pools = ", ".join(f"{name} ({pool.policy})" for name, pool in gateway.config.pools.items())
-    tenants = len(gateway.config.tenants)
-    print(f"gateway ready on {address}, pools: {pools}, tenants: {tenants}", flush=True)
+    tell("ready", f"gateway ready on {address}, pools: {pools}, tenants: {len(gateway.config.tenants)}")
 
 
-async def _drain(gateway: Gateway, stop: asyncio.Queue[int]) -> None:
-    print(f"gateway drains, for {gateway.config.timeouts.drain_s:g} s at most", flush=True)
-    draining = asyncio.create_task(gateway.drain())
-    again = asyncio.create_task(stop.get())
+async def _drain(gateway: Gateway, now: asyncio.Event) -> None:
+    draining, again = asyncio.create_task(gateway.drain()), asyncio.create_task(now.wait())
     await asyncio.wait((draining, again), return_when=asyncio.FIRST_COMPLETED)
     for task in (draining, again):
         task.cancel()

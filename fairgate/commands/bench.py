@@ -68,6 +68,25 @@ def relay(
 
 
 @bench.command()
+def processes(
+    count: Annotated[int, typer.Option(help="How many processes are compared with one.", min=2, max=999)] = 2,
+    rounds: Annotated[int, typer.Option(help="How often each takes its turn.", min=1)] = 10,
+    seconds: Annotated[float, typer.Option(help="Seconds of load in each turn.", min=0.1)] = 2.0,
+    out: TablesFile = None,
+) -> None:
+    """What `gateway --processes` gives: requests/s and processor time per request, beside those of one process."""
+    from tempfile import TemporaryDirectory
+
+    from fairgate.bench.processes import ProcessesPlan, bench_processes, markdown
+    from fairgate.progress import progress_bar
+
+    with progress_bar() as progress, TemporaryDirectory(prefix="fairgate-bench-") as folder:
+        tables = markdown(bench_processes(ProcessesPlan(count, rounds, seconds), Path(folder), progress))
+    print(tables)
+    write_text(out, tables + "\n")
+
+
+@bench.command()
 def kernels(
     out: Annotated[Path, typer.Option(help="Folder for kernels.md and kernels.json.")] = Path("out/kernels"),
 ) -> None:

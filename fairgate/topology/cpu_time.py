@@ -51,6 +51,15 @@ def cpu_seconds(pid: int) -> float:
         raise ProcessError(f"processor time of process {pid}: {error}; this benchmark needs Linux") from None
 
 
+def children_of(pid: int) -> dict[int, str]:
+    """Its children, and the name of the program that each runs (proc(5)). Raises ProcessError."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return {int(child): Path(f"/proc/{child}/comm").read_text().strip() for child in children}
+    except OSError as error:
+        raise ProcessError(f"children of process {pid}: {error}; this benchmark needs Linux") from None
+
+
 def machine_seconds() -> float:
     """What all cores together have been busy (proc(5)). Raises ProcessError."""
     try:

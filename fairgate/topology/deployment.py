@@ -154,7 +154,7 @@ class Deployment:
         store = {"url": self.store.url, "replica": name, **(self.plan.store or {})} if self.store else None
         settings = gateway_settings(self.plan.settings, self._ports[name], workers, store)
         config = write_config(settings, self.plan.folder / f"{name}.yaml")
-        return Launch(["gateway", "--config", str(config)], "/readyz")
+        return Launch(["gateway", "--config", str(config), "--processes", str(self.plan.processes)], "/readyz")
 
     def _front(self, name: str) -> Launch:
         folder, gateways = self.plan.folder, [self._address(gateway) for gateway in self.plan.gateways]

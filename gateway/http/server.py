@@ -219,18 +219,20 @@ class ClientConnection:
     def _start(self, call: HttpCall) -> None:
         page = self._server.pages.get(call.path)
         if page is not None and call.fault is None:
-            self._answer_page(call, page)
+            call.task = self._loop.create_task(self._answer_page(call, page))
         elif call.path in self._server.endpoints:
             call.task = self._loop.create_task(self._server.serve(call))  # type: ignore[arg-type]
         else:
             assert call.fault is not None
             call.reply(call.fault.status, call.fault.body(), {"x-request-id": call.request_id, **call.fault.headers})
 
-    def _answer_page(self, call: HttpCall, page: Page) -> None:
+    async def _answer_page(self, call: HttpCall, page: Page) -> None:
         try:
-            call.page(*page(call.key))
+            call.page(*await page(call.key))
         except ApiError as error:
             call.reply(error.status, error.body(), {"x-request-id": call.request_id, **error.headers})
+        except ClientGone:
+            return
 
     def _refuse(self, error: ApiError) -> None:
         self._closing = True
@@ -258,11 +260,12 @@ class HttpServer:
         self._authenticate = authenticate
         self._server: asyncio.Server | None = None
 
-    async def start(self, host: str, port: int) -> int:
-        """Begin to listen. Returns the port (another than asked for when that was 0). Raises OSError."""
+    async def start(self, host: str, port: int, *, reuse_port: bool = False) -> int:
+        """Begin to listen. Returns the port (another than asked for when that was 0). Raises OSError.
+        `reuse_port`: other processes of ours listen there too; the system gives each connection to one of them."""
         loop = asyncio.get_running_loop()
         factory = cast(Callable[[], asyncio.Protocol], lambda: ClientConnection(self))
-        self._server = await loop.create_server(factory, host, port, backlog=BACKLOG)
+        self._server = await loop.create_server(factory, host, port, backlog=BACKLOG, reuse_port=reuse_port)
         return int(self._server.sockets[0].getsockname()[1])
 
     async def close(self) -> None:

