@@ -27,6 +27,7 @@ from gateway.siblings import Place, Siblings
 from gateway.store.client import StoreClient
 from gateway.tenants.auth import Keyring
 from gateway.tenants.directory import TenantDirectory
+from gateway.tenants.held_bytes import HeldBytes
 from gateway.tenants.quota import LocalQuotas, Quotas
 from gateway.tenants.shared_quota import SharedQuotas
 
@@ -111,6 +112,7 @@ def build(config: GatewayConfig, log: LogWriter | None = None, place: Place | No
         engines,
         timeouts=config.timeouts,
         quotas=quotas,
+        memory=HeldBytes(config.limits.max_queued_bytes_per_tenant, config.limits.max_queued_bytes),
         clock=clock,
         stopwatch=time.perf_counter,
         on_end=_on_end(tally, log if config.observe.access_log else None),

@@ -14,10 +14,11 @@ from typing import Protocol
 from gateway.errors import UpstreamError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ask:
     """A client's request, understood as far as a proxy must. It keeps the bytes of the body and not what was parsed of
-    them, which is many times as large: requests may wait for minutes.
+    them, which is many times as large: requests may wait for minutes. Only `body` changes: it is let go of when
+    an engine has begun to answer.
 
     `max_tokens`: the most output tokens of the whole request (all choices of all prompts), None where the body leaves
     it open. `choices`: answers it asks for, over all `prompts`. `raw_tokens`: the uncorrected estimate of its input.

@@ -174,6 +174,28 @@ async def test_429_tenant_and_pool_queue(make_house: MakeHouse) -> None:
         response.release()
 
 
+async def test_bodies_that_wait_are_bounded_per_tenant_429_and_in_all_503(make_house: MakeHouse) -> None:
+    """What an engine works on no longer counts, and what was refused never did."""
+    limits = {"max_body_bytes": 4000, "max_queued_bytes_per_tenant": 5000, "max_queued_bytes": 7000}
+    house = await make_house(Engine(hold_before=2), limits=limits, worker={"slots": 1})
+    memory = house.gateway.hotpath.memory
+    big = {"messages": [{"role": "user", "content": "x" * 2900}]}
+    async with house.post(chat(stream=True)):  # it has begun to answer
+        assert memory.total == 0
+        waiting = [asyncio.ensure_future(house.post(chat(**big), key=key).__aenter__()) for key in ("key-a", "key-b")]
+        await until(lambda: house.waiting() == 2)
+        comes_back(await refused(house, 429, "queued_bytes_exceeded", "rate_limit_error", chat(**big)))
+        medium = {"messages": [{"role": "user", "content": "x" * 1500}]}
+        comes_back(await refused(house, 503, "gateway_memory_full", "overloaded_error", chat(**medium), key="key-b"))
+        assert memory.of("a") + memory.of("b") == memory.total > 5800
+        house.engine.go.set()
+    for answer in await asyncio.gather(*waiting):
+        assert answer.status == 200
+        answer.release()
+    await until(lambda: memory.total == 0)
+    memory.check_integrity()
+
+
 async def test_429_requests_per_minute(make_house: MakeHouse) -> None:
     house = await make_house(tenants=[tenant("limited", rpm=2), tenant("a")])
     for left in ("1", "0"):
