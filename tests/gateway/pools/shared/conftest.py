@@ -205,3 +205,9 @@ def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         connection = redis.Redis.from_url(server.url)
         yield connection
         connection.close()
+
+
+@pytest.fixture
+def url(client: redis.Redis) -> str:
+    """Of that server."""
+    return f"redis://127.0.0.1:{client.connection_pool.connection_kwargs['port']}"
