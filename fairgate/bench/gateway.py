@@ -135,8 +135,7 @@ class GatewayFound:
 
 def bench_gateway(plan: GatewayPlan, folder: Path, progress: Progress = quiet) -> GatewayFound:
     """Raises ProcessError when a server does not come up, or an answer is not what it should be."""
-    cores = two_cores()
-    with _bench(plan, folder, cores, progress) as bench:
+    with started(plan, folder, progress) as bench:
         windows: dict[str, dict[str, list[Window]]] = {
             load.name: {name: [] for name in bench.names(load)} for load in LOADS
         }
@@ -146,7 +145,7 @@ def bench_gateway(plan: GatewayPlan, folder: Path, progress: Progress = quiet) -
                 for name in bench.names(load)[:: 1 if number % 2 else -1]:
                     windows[load.name][name].append(bench.window(load, name))
     kept = {load: {name: found[1:] for name, found in by_name.items()} for load, by_name in windows.items()}
-    return GatewayFound(plan, cores, kept)
+    return GatewayFound(plan, bench.cores, kept)
 
 
 def two_cores() -> tuple[int, int]:
@@ -157,8 +156,9 @@ def two_cores() -> tuple[int, int]:
 
 
 @contextmanager
-def _bench(plan: GatewayPlan, folder: Path, cores: tuple[int, int], progress: Progress) -> Iterator[Bench]:
-    own, beside = cores
+def started(plan: GatewayPlan, folder: Path, progress: Progress = quiet) -> Iterator[Bench]:
+    """All servers run. Raises ProcessError when one does not come up."""
+    own, beside = cores = two_cores()
     commands = compiled(folder, plan.compiler)
     with ExitStack() as stack:
         with pinned({beside}):
@@ -190,16 +190,22 @@ class Bench:
         return [name for name in self.places if name != DIRECT or load is ALONE]
 
     def window(self, load: Load, name: str) -> Window:
-        pid, port = self.places[name]
+        with self.loaded(load, name) as client:
+            pid = self.places[name][0]
+            cpu = CpuTime(server=[pid], beside=[client.pid, *({self.engine} - {pid})])
+            counted = client.count(self.plan.seconds)
+            spent = cpu.spent()
+        return Window(counted, spent.cpu_s["server"], spent.others)
+
+    @contextmanager
+    def loaded(self, load: Load, name: str) -> Iterator[Client]:
+        """The server has the load, on all connections."""
         own, beside = self.cores
         core = {own if load is ALONE else beside}
         repin(self.engine, core)
         requests = load.requests(self.plan.tenants)
         with pinned(core):
-            client = Client(self.client, port, load.connections, load.events, requests, self.folder)
+            client = Client(self.client, self.places[name][1], load.connections, load.events, requests, self.folder)
         with closing(client):
             client.count(SETTLE_S, load.begun)
-            cpu = CpuTime(server=[pid], beside=[client.pid, *({self.engine} - {pid})])
-            counted = client.count(self.plan.seconds)
-            spent = cpu.spent()
-        return Window(counted, spent.cpu_s["server"], spent.others)
+            yield client

@@ -16,8 +16,8 @@ from fairgate.errors import ProcessError
 from fairgate.topology.processes import FAIRGATE, Program, lasting_port, tied, write_config
 
 DIRECT = "engine itself"
-RELAY, NGINX, ROUTER = "bare relay in Python", "nginx", "vllm-router"
-GATEWAY, LOGGED = "Fairgate", "Fairgate, access log on"
+RELAY, NGINX, ROUTER = "bare Python relay", "nginx", "vllm-router"
+GATEWAY, LOGGED = "Fairgate", "Fairgate with access log"
 START_S = 60.0
 
 
@@ -35,7 +35,8 @@ class Setting:
 
 @dataclass(frozen=True)
 class Server:
-    """One process that relays to the engine. `command` writes its configuration, if it has one."""
+    """One process that relays to the engine. `command` writes its configuration, if it has one; `ready` is a path that
+    answers 200 when it does."""
 
     name: str
     command: Callable[[Setting], Sequence[str]]
@@ -53,15 +54,23 @@ def servers(nginx: str | None, router: str | None) -> list[Server]:
         found.append(Server(NGINX, lambda setting: _nginx(nginx, setting)))
     if router is not None:
         found.append(Server(ROUTER, lambda setting: _router(router, setting)))
-    return [*found, Server(GATEWAY, _gateway, "/readyz"), Server(LOGGED, _logged, "/readyz")]
+    return [*found, UNLOGGED, Server(LOGGED, _logged, "/readyz")]
 
 
-def program(option: str, named: str | None, *names: str) -> str | None:
-    """The path of a program that an option named, or else of the first of `names` that is on PATH.
+def program(option: str, named: str | None, name: str) -> str | None:
+    """The path of a program that an option named, or else of the one on PATH, if there is one.
     Raises ProcessError when the named one is not there."""
-    if named is not None and shutil.which(named) is None:
-        raise ProcessError(f"{option} {named}: there is no such program; expected the path of one")
-    return next((path for name in ([named] if named else names) if (path := shutil.which(name))), None)
+    path = shutil.which(named or name)
+    if named and path is None:
+        raise ProcessError(f"{option} {named}: there is no such program; expected the path of {name}")
+    return path
+
+
+def needed(option: str, named: str | None, name: str) -> str:
+    """As `program`, but it must be there. Raises ProcessError."""
+    if (path := program(option, named, name)) is None:
+        raise ProcessError(f"there is no {name} on PATH; expected it there, or its path by {option}")
+    return path
 
 
 @contextmanager
@@ -133,6 +142,8 @@ def gateway_config(setting: Setting, access_log: bool) -> Mapping[str, Any]:
         "observe": {"access_log": access_log},
     }
 
+
+UNLOGGED = Server(GATEWAY, _gateway, "/readyz")
 
 _NGINX = """\
 daemon off;

