@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 from collections.abc import Callable
@@ -86,6 +87,7 @@ async def _serve(config: GatewayConfig, tell: Tell, log: LogWriter, place: Place
     except OSError as error:
         await gateway.close()
         raise cannot_listen(config, error) from None
+    _collect_rarely()
     announcer = asyncio.create_task(_announce(gateway, tell))
     await asked.drain.wait()
     announcer.cancel()
@@ -94,6 +96,14 @@ async def _serve(config: GatewayConfig, tell: Tell, log: LogWriter, place: Place
     await gateway.close()
     tell("stopped", "gateway stopped")
     return 0
+
+
+def _collect_rarely() -> None:
+    """What is there at the start stays, so the garbage collector need not look at it again (`freeze`); and requests
+    leave hardly any cycles behind, so that it need not look as often as every 700 objects, which took 4 % of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 10, 10)
 
 
 async def _announce(gateway: Gateway, tell: Tell) -> None:

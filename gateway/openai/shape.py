@@ -10,7 +10,7 @@ One event is parsed, and what stands before and after its text is kept, if an ev
 text and other counts reads as it should: the same chunk with that text and those counts. From then on an event that
 begins with the one, goes on with the other at the next quote, and has digits where counts belong, needs no parser.
 Whatever else comes - an end, an error, tool calls, several choices, usage in another form - goes to the parser
-(stream.py), and so does the whole read that it came in.
+(stream.py), event by event.
 
 Why the next quote ends the text: inside a JSON string a quote is written `\\"`. Were the quote that was found such a
 one, then what follows it, `","finish_reason":...` with bare quotes, would end the string in its middle, and the event
@@ -56,45 +56,43 @@ class Shape:
 
     # -- what is known -----------------------------------------------------------------------------------------
 
-    def take(self, text: bytes) -> bytes | None:
-        """Count whole events, and return what the client gets of them; None: not all of them have this shape, and
-        nothing was counted."""
-        before, after = self._before, self._after
-        if not before or not text.startswith(before):
-            return None
-        position, size, events, tokens = 0, len(text), 0, 0
-        out: list[bytes] = []
-        while position < size:
-            if not text.startswith(before, position):
-                return None
-            start = position + len(before)
-            quote = text.find(b'"', start)
-            if not text.startswith(after, quote) or quote == start:
-                return None
-            end = quote + len(after)
+    def take(self, text: bytes, start: int, out: list[bytes]) -> int:
+        """Count the whole events from `start` on that have this shape, and add to `out` what the client gets of them.
+        Returns where the first begins that has not, or the end."""
+        before = self._before
+        if not before or not text.startswith(before, start):
+            return start
+        position, events, tokens = start, 0, 0
+        while text.startswith(before, position):
+            quote = text.find(b'"', position + len(before))
+            if not text.startswith(self._after, quote) or quote == position + len(before):
+                break
+            end = quote + len(self._after)
             if self._counted:
                 comma = text.find(b",", end)
-                if not text[end:comma].isdigit() or not text.startswith(self._between, comma):
-                    return None
                 number = comma + len(self._between)
                 end = text.find(self._last, number)
                 digits = text[number:end] if end >= 0 else b""
-                if not digits.isdigit() or len(digits) > 15:
-                    return None
+                if not (text.startswith(self._between, comma) and _is_count(digits)):
+                    break
+                if not text[quote + len(self._after) : comma].isdigit():
+                    break
                 tokens = max(tokens, int(digits))
-                if not tokens:
-                    return None
                 end += len(self._last)
             if not self._untouched:
                 out.append(text[position:quote])
                 out.append(self._seen_after)
             events += 1
             position = end
+        if not events:
+            return start
         if self._counted:
             self._meter.goes_on(self._index, tokens)
         else:
             self._meter.goes_on_by(self._index, events)
-        return text if self._untouched else b"".join(out)
+        if self._untouched:
+            out.append(text[start:position])
+        return position
 
     # -- learning ----------------------------------------------------------------------------------------------
 
@@ -174,3 +172,8 @@ def _with(chunk: Chunk, counted: bool) -> Chunk | None:
             return None
         changed["usage"] = {**usage, "total_tokens": _N, "completion_tokens": _M}
     return changed
+
+
+def _is_count(digits: bytes) -> bool:
+    """A number of tokens, without a leading zero: what the parser would take for one."""
+    return digits.isdigit() and len(digits) <= 15 and not digits.startswith(b"0")

@@ -59,10 +59,11 @@ class SseParser:
 
 def events_of(text: bytes) -> list[bytes]:
     """The data of each event in the text of whole events."""
-    return [data for block in text.split(b"\n\n") if (data := _data(block)) is not None]
+    return [data for block in text.split(b"\n\n") if (data := data_of(block)) is not None]
 
 
-def _data(block: bytes) -> bytes | None:
+def data_of(block: bytes) -> bytes | None:
+    """Of one event, less the empty line that ends it; None: it has no data."""
     if block.startswith(b"data: ") and b"\n" not in block:
         return block[6:]
     lines = [line[5:].removeprefix(b" ") for line in block.split(b"\n") if line.startswith(b"data:")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from gateway.errors import UpstreamError
 from gateway.openai.meter import Meter, visible
 from gateway.openai.shape import Shape
-from gateway.openai.sse import DONE, SseParser, events_of, frame
+from gateway.openai.sse import DONE, SseParser, data_of, frame
 
 _LAST = frame(DONE)
 
@@ -29,10 +29,16 @@ class EventStream:
         except ValueError as error:
             self.fault = UpstreamError("bad_answer", f"the engine sent {error}")
             return b""
-        if not text or self.ended:
-            return b""
-        out = self._shape.take(text)
-        return self._parsed(text) if out is None else out
+        out: list[bytes] = []
+        position, size = 0, len(text)
+        try:
+            while position < size and not self.ended:
+                position = self._shape.take(text, position, out)
+                if position < size:
+                    position = self._parse_one(text, position, out)
+        except UpstreamError as error:
+            self.fault = error
+        return out[0] if len(out) == 1 else b"".join(out)
 
     def close(self) -> None:
         """The connection ended. Without [DONE] that is well only after every choice has finished."""
@@ -43,21 +49,18 @@ class EventStream:
     def ending(self) -> bytes:
         return _LAST
 
-    def _parsed(self, text: bytes) -> bytes:
-        out = []
-        try:
-            for event in events_of(text):
-                if event == DONE:
-                    self.ended = True
-                    break
-                out.append(self._seen(event))
-        except UpstreamError as error:
-            self.fault = error
-        return b"".join(out)
-
-    def _seen(self, event: bytes) -> bytes:
-        chunk = self.meter.read(event)
-        self.began = True
-        self._shape.learn(chunk, event)
-        seen = visible(chunk, event, self._wants_usage, self._wants_continuous)
-        return b"" if seen is None else frame(seen)
+    def _parse_one(self, text: bytes, start: int, out: list[bytes]) -> int:
+        """Read the event at `start`; where the next begins."""
+        end = text.find(b"\n\n", start)
+        if end < 0:  # an empty line too many
+            return len(text)
+        event = data_of(text[start:end])
+        if event == DONE:
+            self.ended = True
+        elif event is not None:
+            chunk = self.meter.read(event)
+            self.began = True
+            self._shape.learn(chunk, event)
+            if (seen := visible(chunk, event, self._wants_usage, self._wants_continuous)) is not None:
+                out.append(frame(seen))
+        return end + 2
