@@ -38,7 +38,7 @@ class Delivery:
             return self._refused(data)
         reading = self.reading
         out = reading.feed(data)
-        if reading.began:
+        if reading.began or reading.ended:
             self._began()
         if reading.ended:
             self.last = out

@@ -44,13 +44,15 @@ class WorkerConnection:
         self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._told = False
+        self._begun = False
         self._ending = False
 
     async def ask(self, request: bytes, receiver: Receiver, patience: Patience) -> None:
         """Send a request and sleep until its answer is over, or wanted no further. Raises UpstreamError, and what
         `receiver` raises; then, and when cancelled, the connection is dropped."""
         self._parser.begin()
-        self._receiver, self._told, self._idle_s = receiver, False, patience.idle
+        self._receiver, self._idle_s = receiver, patience.idle
+        self._told = self._begun = False
         waiter = self._waiter = self._loop.create_future()
         self._await_until(self._loop.time() + patience.begin)
         if self._transport is None:
@@ -132,8 +134,11 @@ class WorkerConnection:
             return
         if enough:
             self._finish()
-        elif receiver.begun:
+        elif self._begun:
             self._deadline = self._loop.time() + self._idle_s
+        elif receiver.begun:
+            self._begun = True
+            self._await_until(self._loop.time() + self._idle_s)
 
     def _finish(self) -> None:
         self._receiver = None

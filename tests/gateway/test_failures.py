@@ -74,7 +74,7 @@ async def test_a_whole_answer_that_breaks_off_becomes_502(make_house: MakeHouse)
 
 
 async def test_an_engine_that_falls_silent_is_given_up(make_house: MakeHouse) -> None:
-    house = await make_house(Engine(hold_before=2), timeouts={"idle_s": 0.1})
+    house = await make_house(Engine(hold_before=2), timeouts={"idle_s": 0.1, "kept_s": 0, "first_byte_s": 3000.0})
     async with house.post(chat(stream=True)) as response:
         assert events(await response.text())[-1]["error"]["code"] == "upstream_timeout"
     await house.engine.until(lambda: house.engine.aborted == 1)
@@ -167,6 +167,13 @@ async def test_a_stream_without_done_is_complete_when_its_choices_are(make_house
     house = await make_house(Engine(raw=b"data: " + json.dumps(chunk).encode() + b"\n\n"))
     async with house.post(chat(stream=True)) as response:
         assert events(await response.text())[-1] == "[DONE]"
+
+
+async def test_a_stream_with_nothing_in_it_is_a_stream(make_house: MakeHouse) -> None:
+    house = await make_house(Engine(raw=b"data: [DONE]\n\n"))
+    async with house.post(chat(stream=True)) as response:
+        assert (response.status, response.content_type) == (200, "text/event-stream")
+        assert events(await response.text()) == ["[DONE]"]
 
 
 async def test_what_is_queued_waits_for_a_worker_that_cannot_be_reached(make_house: MakeHouse) -> None:
