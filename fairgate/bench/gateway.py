@@ -28,7 +28,8 @@ from fairgate.bench.client import post
 from fairgate.bench.gateway_engine import MOST_TOKENS, events_of, write_answers
 from fairgate.bench.gateway_native import CLIENT, ENGINE, Client, Counted, Talker, compiled, find_compiler, pinned
 from fairgate.bench.gateway_servers import DIRECT, NGINX, RELAY, Server, Setting, key_of, repin, running
-from fairgate.topology.cpu_time import CpuTime
+from fairgate.errors import ProcessError
+from fairgate.topology.cpu_time import CpuTime, children_of
 from loadgen.client.wire import CHAT
 from loadgen.progress import Progress, quiet
 
@@ -150,7 +151,9 @@ def bench_gateway(plan: GatewayPlan, folder: Path, progress: Progress = quiet) -
 
 def two_cores() -> tuple[int, int]:
     """One for the servers and one for engine and client, of those this process may use; where there is one it is both.
-    The lowest is left to others: interrupts go there."""
+    The lowest is left to others: interrupts go there. Raises ProcessError where processes cannot be pinned."""
+    if not hasattr(os, "sched_getaffinity"):
+        raise ProcessError("processes cannot be pinned to cores here; this benchmark needs Linux")
     free = sorted(os.sched_getaffinity(0))
     return free[-1], free[-2] if len(free) > 1 else free[-1]
 
@@ -192,7 +195,8 @@ class Bench:
     def window(self, load: Load, name: str) -> Window:
         with self.loaded(load, name) as client:
             pid = self.places[name][0]
-            cpu = CpuTime(server=[pid], beside=[client.pid, *({self.engine} - {pid})])
+            server = [pid, *children_of(pid)]
+            cpu = CpuTime(server=server, beside=[client.pid, *({self.engine} - {pid})])
             counted = client.count(self.plan.seconds)
             spent = cpu.spent()
         return Window(counted, spent.cpu_s["server"], spent.others)

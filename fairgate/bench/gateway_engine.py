@@ -139,10 +139,11 @@ class Answers:
 
 
 class EngineConnection(asyncio.Protocol):
-    """Answers one request at a time."""
+    """Answers one request at a time. `over` is given the reason when it is asked for what it does not have."""
 
-    def __init__(self, answers: Answers) -> None:
+    def __init__(self, answers: Answers, over: asyncio.Future[str]) -> None:
         self._answers = answers
+        self._over = over
         self._got = b""
         self._timer: asyncio.TimerHandle | None = None
 
@@ -164,12 +165,15 @@ class EngineConnection(asyncio.Protocol):
     def _answer(self, asked: dict[str, Any] | None) -> None:
         if asked is None:
             self._transport.write(self._answers.nothing)
+        elif not 1 <= (tokens := asked.get("max_tokens", 0)) <= self._answers.most:
+            if not self._over.done():
+                self._over.set_result(f"max_tokens {tokens}; expected 1 to {self._answers.most}")
         elif not asked.get("stream"):
-            self._transport.write(self._answers.whole(asked["max_tokens"]))
+            self._transport.write(self._answers.whole(tokens))
         else:
             options = asked.get("stream_options") or {}
             usage = IN_EACH if options.get("continuous_usage_stats") else int(options.get("include_usage", False))
-            self._stream(self._answers.stream(asked["max_tokens"], usage), asked.get("seed", 0) / 1e3)
+            self._stream(self._answers.stream(tokens, usage), asked.get("seed", 0) / 1e3)
 
     def _stream(self, pieces: list[bytes], gap: float) -> None:
         if not gap:
@@ -189,12 +193,14 @@ class EngineConnection(asyncio.Protocol):
             self._pace(pieces, due + gap, gap)
 
 
-async def _serve(answers: Answers) -> None:
+async def _serve(answers: Answers) -> str:
+    """Returns why it cannot go on."""
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: EngineConnection(answers), "127.0.0.1", 0, backlog=4096)
+    over: asyncio.Future[str] = loop.create_future()
+    server = await loop.create_server(lambda: EngineConnection(answers, over), "127.0.0.1", 0, backlog=4096)
     print(server.sockets[0].getsockname()[1], flush=True)
-    await server.serve_forever()
+    return await over
 
 
 if __name__ == "__main__":
-    uvloop.run(_serve(Answers(Path(sys.argv[1]))))
+    sys.exit(uvloop.run(_serve(Answers(Path(sys.argv[1])))))

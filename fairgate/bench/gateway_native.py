@@ -121,16 +121,16 @@ class Client:
         """What comes within so many seconds, or until there are `least` events (or answers that are not streamed): a
         busy machine may take longer. Raises ProcessError when an answer is not what it should be, or none comes."""
         found, deadline = Counted(0, 0, 0), time.monotonic() + PATIENCE_S
-        self._told()
+        self.told()
         while (found.events or found.answers) < least:
             if time.monotonic() > deadline:
                 raise ProcessError(f"{found.answers} answers and {found.events} events came in {PATIENCE_S:.0f} s")
             time.sleep(seconds)
-            told = self._told()
+            told = self.told()
             found = Counted(found.answers + told.answers, found.events + told.events, told.middle_us)
         return found
 
-    def _told(self) -> Counted:
+    def told(self) -> Counted:
         """Since it was asked before."""
         self._talker.say()
         return Counted(*self._talker.hear())

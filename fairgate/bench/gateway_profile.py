@@ -1,7 +1,11 @@
 """Where the gateway's time goes under the loads of `fairgate bench gateway`, as py-spy sees it.
 
-py-spy (https://github.com/benfred/py-spy) stops the process it looks at for each sample: what is profiled is not
-measured. It is no dependency: install it anywhere, and `fairgate bench profile --py-spy PATH`.
+py-spy (https://github.com/benfred/py-spy) reads the stacks of the process that runs, and does not stop it: a few are
+torn, and with an interpreter of its own to feed it takes part of a core. What is profiled is not measured. It is no
+dependency: `pip install --target FOLDER py-spy`, then `fairgate bench profile --py-spy FOLDER/bin/py-spy`.
+
+Only Python's functions are told. Where a system call or a library takes the time, which the function that calls it is
+told to have taken, `py-spy record --native --format raw --pid PID` says more, beside a `bench gateway` that runs.
 """
 
 from __future__ import annotations
