@@ -1,8 +1,8 @@
 """Where the gateway's time goes under the loads of `fairgate bench gateway`, as py-spy sees it.
 
-py-spy (https://github.com/benfred/py-spy) reads the stacks of the process that runs, and does not stop it: a few are
-torn, and with an interpreter of its own to feed it takes part of a core. What is profiled is not measured. It is no
-dependency: `pip install --target FOLDER py-spy`, then `fairgate bench profile --py-spy FOLDER/bin/py-spy`.
+py-spy (https://github.com/benfred/py-spy) stops the process for each sample, without which a third of the stacks are
+torn: what is profiled is not measured. It is no dependency: `pip install --target FOLDER py-spy`, then `fairgate bench
+profile --py-spy FOLDER/bin/py-spy`.
 
 Only Python's functions are told. Where a system call or a library takes the time, which the function that calls it is
 told to have taken, `py-spy record --native --format raw --pid PID` says more, beside a `bench gateway` that runs.
@@ -23,6 +23,7 @@ from loadgen.progress import Progress, quiet
 
 RATE = 500  # samples a second
 MOST = 25  # functions that are told
+WAITS = "(threading.py)"  # a thread that ends there waits for another, though py-spy takes it for busy
 
 
 def profile_gateway(py_spy: str, seconds: float, folder: Path, progress: Progress = quiet) -> str:
@@ -40,7 +41,7 @@ def profile_gateway(py_spy: str, seconds: float, folder: Path, progress: Progres
 def record(py_spy: str, pid: int, seconds: float, path: Path) -> str:
     """Samples of a process, as py-spy's raw text: a line for each stack, outermost first, and how often it was seen.
     Raises ProcessError."""
-    options = ["--format", "raw", "--nonblocking", "--rate", str(RATE), "--duration", str(max(1, round(seconds)))]
+    options = ["--format", "raw", "--rate", str(RATE), "--duration", str(max(1, round(seconds)))]
     command = [py_spy, "record", *options, "--output", str(path), "--pid", str(pid)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode or not path.exists():
@@ -62,6 +63,8 @@ def _counts(lines: Iterable[tuple[str, str, str]]) -> tuple[Counter[str], Counte
     own, total, samples = Counter[str](), Counter[str](), 0
     for stack, _, count in lines:
         frames = [_function(frame) for frame in stack.split(";")]
+        if frames[-1].endswith(WAITS):
+            continue
         samples += int(count)
         own[frames[-1]] += int(count)
         for name in set(frames):

@@ -51,6 +51,12 @@ def test_a_function_that_calls_itself_is_counted_once_and_a_bar_breaks_no_table(
     ]
 
 
+def test_a_thread_that_waits_is_no_work():
+    assert top("loop (x.py:1) 1\nwriter (y.py:5);Condition.wait (threading.py:359) 1").splitlines()[2:] == [
+        "| loop (x.py) | 100.0 | 100.0 |",
+    ]
+
+
 def test_what_was_recorded_is_read(py_spy, tmp_path):
     assert record(py_spy(recorder()), 1, 1.0, tmp_path / "raw") == RAW
 
