@@ -115,8 +115,7 @@ def running(folder, settings, *options):
         yield gateway
     finally:
         if gateway.process.poll() is None:
-            gateway.process.kill()
-            gateway.process.wait()
+            gateway.end(signal.SIGTERM, signal.SIGINT)
 
 
 def gone(process):
@@ -388,14 +387,28 @@ def test_a_port_that_is_taken_is_told_once(tmp_path, engine, share):
     assert said.count("cannot listen on") == 1
 
 
-def test_without_a_store_server_it_says_what_to_install(tmp_path, engine):
-    (tmp_path / "gateway.yaml").write_text(yaml.safe_dump(settings_of(engine)))
-    code = "import fairgate.topology.stores as s; s.find_servers = dict; from fairgate.cli import main; main()"
-    options = ["gateway", "--config", str(tmp_path / "gateway.yaml"), "--processes", "2"]
-    result = subprocess.run([sys.executable, "-c", code, *options], capture_output=True, text=True, check=False)
+def refused_after(code, folder, settings):
+    """What it says when something is different on this machine."""
+    (folder / "gateway.yaml").write_text(yaml.safe_dump(settings))
+    options = ["gateway", "--config", str(folder / "gateway.yaml"), "--processes", "2"]
+    command = [sys.executable, "-c", f"{code}; from fairgate.cli import main; main()", *options]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert result.returncode == 2
-    assert "pip install 'fairgate[store]'" in result.stderr
     assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+def test_without_a_store_server_it_says_what_to_install(tmp_path, engine):
+    said = refused_after("import fairgate.topology.stores as s; s.find_servers = dict", tmp_path, settings_of(engine))
+    assert "pip install 'fairgate[store]'" in said
+
+
+def test_what_keeps_every_process_from_serving_is_told_once(tmp_path, engine):
+    """Here the port, which the parent did not look at."""
+    code = "import fairgate.topology.supervisor as s; s._hold_port = lambda stack, config: config.listen.port"
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        said = refused_after(code, tmp_path, settings_of(engine, listen={"port": other.getsockname()[1]}))
+    assert said.count("cannot listen on") == 1
 
 
 def test_a_folder_for_sockets_that_is_too_deep_is_told(tmp_path, engine, monkeypatch):
