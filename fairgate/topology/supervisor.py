@@ -14,7 +14,6 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -23,6 +22,7 @@ from pathlib import Path
 
 from fairgate.errors import ProcessError
 from fairgate.topology.held_port import held_port
+from fairgate.topology.private_folder import private_folder
 from fairgate.topology.processes import stop_signals
 from fairgate.topology.replica import Pauses, Replica
 from fairgate.topology.stores import SocketStore, store_binary
@@ -44,10 +44,10 @@ def supervise(config: GatewayConfig, processes: int) -> int:
     _check(config, processes)
     warn(config)
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fairgate-")))
+        folder = _short(stack.enter_context(private_folder()))
         signals = stack.enter_context(stop_signals(signal.SIGHUP))
         listen = config.listen.model_copy(update={"port": _hold_port(stack, config)})
-        store = _start_store(stack, folder) if config.store is None else None
+        store = stack.enter_context(SocketStore(store_binary(), folder)) if config.store is None else None
         section = StoreConfig(url=store.url) if store is not None else config.store
         config = config.model_copy(update={"listen": listen, "store": section})
         return Supervisor(config, processes, folder, signals, store).run()
@@ -174,10 +174,10 @@ def _hold_port(stack: ExitStack, config: GatewayConfig) -> int:
         raise cannot_listen(config, error) from None
 
 
-def _start_store(stack: ExitStack, folder: Path) -> SocketStore:
+def _short(folder: Path) -> Path:
     if len(os.fsencode(folder)) > LONGEST_FOLDER:
         raise ProcessError(f"{folder}: too long a path for Unix sockets; expected TMPDIR to name a shorter one")
-    return stack.enter_context(SocketStore(store_binary(), folder))
+    return folder
 
 
 def _say(line: str) -> None:

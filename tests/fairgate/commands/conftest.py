@@ -6,6 +6,12 @@ import subprocess
 import sys
 from contextlib import contextmanager
 
+import pytest
+
+from fairgate.topology.processes import Program, lasting_port
+
+from .many import ENGINE, PATIENCE_S
+
 WELCOME_ENDS = "Ctrl-C ends it"
 
 
@@ -51,3 +57,12 @@ def command(*arguments, kind=Command, **environment):
             process.send_signal(signal.SIGINT)
             process.communicate(timeout=90)
         process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    """The port of a mock engine."""
+    port, log = lasting_port(), tmp_path_factory.mktemp("engine") / "service.log"
+    with Program("engine", *ENGINE.arguments(port, log)) as program:
+        program.wait_ready(f"http://127.0.0.1:{port}/health", PATIENCE_S)
+        yield port
