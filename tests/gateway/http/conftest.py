@@ -11,12 +11,22 @@ from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import pytest
+import uvloop
 
 from gateway.config.schema import Limits, Listen, TenantConfig
 from gateway.errors import ApiError, Unauthenticated
 from gateway.http.pages import Page
 from gateway.http.server import HttpServer
 from gateway.ports import Call, ClientGone
+
+BOTH_LOOPS = "test_half_closed"
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, Callable[[], Any]]:
+    """The loop that the gateway runs on; and asyncio's own where the two differ in what they tell."""
+    loops = {"uvloop": uvloop.new_event_loop}
+    return {**loops, "asyncio": asyncio.new_event_loop} if item.path.stem == BOTH_LOOPS else loops
+
 
 CHAT = "/v1/chat/completions"
 TENANT = TenantConfig(id="a", keys_sha256=["0" * 64])
