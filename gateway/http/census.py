@@ -1,9 +1,9 @@
 """Who is connected, and who may still come in.
 
 A place is worth most to a client whose request is being served, least to one that says nothing. So when all places are
-taken, the one that has been waited for the longest goes (idle between requests, in a slow head, in a slow handshake),
-and only when everybody is served is a newcomer turned away. A few spare places are kept for those who ask for a page,
-so that health can be asked for then too.
+taken, the one that has been waited for the longest goes (idle between requests, in a slow head, in a slow handshake).
+When everybody is served, newcomers have one of a few spare places, in which they can ask for a page, so that health can
+be asked for then too; and only when nobody of those goes either is one turned away.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class Census:
         """Why there is no place for it; else it has one. An empty address is not counted by itself."""
         if (refusal := self._over_share(address)) is not None:
             return refusal
-        if len(self._guests) >= self._most and not self._make_room():
-            if len(self._guests) >= self._most + SPARE:
+        if not self._has_room() and not self._make_room(spare=False):
+            if len(self._spare) >= SPARE and not self._make_room(spare=True):
                 self.turned_away += 1
                 return too_many()
             self._spare.add(guest)
@@ -86,7 +86,7 @@ class Census:
     def serves(self, guest: Guest) -> bool:
         """A request of its has come; whether it has a regular place, so that it may ask for more than a page."""
         self._waiting.pop(guest, None)
-        if guest in self._spare and len(self._guests) <= self._most:
+        if guest in self._spare and self._has_room():
             self._spare.discard(guest)
         return guest not in self._spare
 
@@ -102,8 +102,13 @@ class Census:
         message = f"{self._most_per_address} connections from one address are the limit here."
         return RateLimited("too_many_connections_from_address", message)
 
-    def _make_room(self) -> bool:
-        longest = next(iter(self._waiting), None)
+    def _has_room(self) -> bool:
+        """Of the regular places one is free."""
+        return len(self._guests) - len(self._spare) < self._most
+
+    def _make_room(self, *, spare: bool) -> bool:
+        """The one goes that has been waited for the longest among those in the spare places, or in the regular ones."""
+        longest = next((guest for guest in self._waiting if (guest in self._spare) is spare), None)
         if longest is None:
             return False
         self.evicted += 1

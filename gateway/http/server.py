@@ -7,12 +7,14 @@ path learns of it. What is answered goes straight to the transport: nothing here
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable, Container, Mapping
 from contextlib import suppress
 from typing import Final
 
 from gateway.config.schema import Limits, Listen
+from gateway.errors import ConfigError
 from gateway.http.answers import date
 from gateway.http.arrival import Arrival
 from gateway.http.census import Census
@@ -23,6 +25,7 @@ from gateway.http.pages import Page
 from gateway.http.site import Authenticate, Serve, Site
 from gateway.http.tls import Certificate
 
+logger = logging.getLogger("gateway")
 GOODBYE_S: Final = 1.0
 """How long connections may take to carry their last answers when the server closes."""
 
@@ -92,10 +95,20 @@ class HttpServer:
         while True:
             await asyncio.sleep(tick)
             self._site.date = date()
+            self._look_at_certificate()
             now = loop.time()
             for guest in self.census.guests():
                 if guest.deadline < now:
                     guest.expire()
+
+    def _look_at_certificate(self) -> None:
+        """While a new pair is being put in place it does not fit for a moment; then this comes back when it does."""
+        if self._certificate is None or not self._certificate.changed():
+            return
+        try:
+            self._certificate.renew()
+        except ConfigError as error:
+            logger.warning("the certificate stays as it was: %s", error)
 
     async def _say_goodbye(self) -> None:
         for guest in self.census.guests():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from typing import final
 
@@ -15,12 +16,28 @@ class Certificate:
 
     def __init__(self, files: Tls) -> None:
         self._files = files
+        self._stamp = self._look()
         self.context = _context(files)
 
     def renew(self) -> None:
         """Read the files again, for connections from now on. Raises ConfigError; the certificate stays as it was."""
+        self._stamp = self._look()
         _context(self._files)  # a pair that does not fit must not get halfway into the one that is in use
         self.context.load_cert_chain(self._files.certificate, self._files.key)
+
+    def changed(self) -> bool:
+        """The files are others than when they were last read, or tried to be."""
+        return self._look() != self._stamp
+
+    def _look(self) -> list[tuple[int, int, int]]:
+        stamps = []
+        for path in (self._files.certificate, self._files.key):
+            try:
+                found = os.stat(path)
+            except OSError:
+                continue
+            stamps.append((found.st_mtime_ns, found.st_size, found.st_ino))
+        return stamps
 
 
 def _context(files: Tls) -> ssl.SSLContext:

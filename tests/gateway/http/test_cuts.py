@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 
 from hypothesis import given
@@ -47,7 +48,7 @@ REQUESTS = st.lists(st.one_of(PLAIN, CHUNKED, OTHER), min_size=1, max_size=4).ma
 
 def cut(raw: bytes, places: list[int]) -> list[bytes]:
     at = [0, *sorted({place % (len(raw) + 1) for place in places}), len(raw)]
-    return [raw[start:end] for start, end in zip(at, at[1:], strict=False)]
+    return [raw[start:end] for start, end in itertools.pairwise(at)]
 
 
 @given(REQUESTS, st.lists(st.integers(0, 1 << 20), max_size=12))

@@ -15,7 +15,6 @@ import pytest
 
 from .conftest import Edge, MakeEdge, Wire, request, until
 
-
 RESET = struct.pack("ii", 1, 0)
 """Linger for no time: to close is to reset."""
 tells = pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="only Linux says in which state a connection is")
