@@ -54,8 +54,7 @@ class Gateway:
     async def start(self) -> None:
         """Listen and begin to watch the workers. Returns before the first probe is back; see `ready`.
         Raises OSError when the address cannot be had."""
-        listen = self.config.listen
-        self.port = await self.server.start(listen.host, listen.port, reuse_port=self.siblings is not None)
+        self.port = await self.server.start(self.config.listen, reuse_port=self.siblings is not None)
         if self.siblings is not None:
             await self.siblings.start()
         for pool in self.pools.values():

@@ -82,14 +82,34 @@ class MethodNotAllowed(ApiError):
     type = "invalid_request_error"
 
 
+class ClientTooSlow(ApiError):
+    status = 408
+    type = "invalid_request_error"
+
+
 class BodyTooLarge(ApiError):
     status = 413
+    type = "invalid_request_error"
+
+
+class UnsupportedBody(ApiError):
+    status = 415
+    type = "invalid_request_error"
+
+
+class ExpectationFailed(ApiError):
+    status = 417
     type = "invalid_request_error"
 
 
 class RateLimited(ApiError):
     status = 429
     type = "rate_limit_error"
+
+
+class HeadTooLarge(ApiError):
+    status = 431
+    type = "invalid_request_error"
 
 
 class UpstreamFailed(ApiError):

@@ -16,7 +16,8 @@ from gateway.app import SERVING, Gateway, build
 from gateway.config.load import load_config
 from gateway.config.schema import GatewayConfig
 from gateway.config.surprises import surprises
-from gateway.errors import ListenError
+from gateway.errors import ConfigError, ListenError
+from gateway.http.listener import describe
 from gateway.log.stderr import log_to_stderr
 from gateway.log.writer import LogWriter
 from gateway.siblings import Place
@@ -51,13 +52,13 @@ def warn(config: GatewayConfig) -> None:
 def serve(config: GatewayConfig, tell: Tell, place: Place | None = None) -> int:
     """`run` without a word to the terminal but the log. With a `place` it is one of several processes on one port, and
     listens to their parent: SIGTERM asks to drain, however often it comes (a service manager may send it to everybody),
-    SIGINT to end at once. Raises ListenError."""
+    SIGINT to end at once. Raises ListenError, ConfigError (files that it names)."""
     with log_to_stderr() as log, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(config, tell, log, place))
 
 
 def cannot_listen(config: GatewayConfig, error: OSError) -> ListenError:
-    where = f"{config.listen.host}:{config.listen.port}"
+    where = config.listen.unix or f"{config.listen.host}:{config.listen.port}"
     return ListenError(f"gateway: cannot listen on {where}: {error.strerror or error}; expected a free address")
 
 
@@ -87,6 +88,11 @@ async def _serve(config: GatewayConfig, tell: Tell, log: LogWriter, place: Place
     except OSError as error:
         await gateway.close()
         raise cannot_listen(config, error) from None
+    except ConfigError:
+        await gateway.close()
+        raise
+    if config.listen.tls is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _renew_certificate, gateway)
     _collect_rarely()
     announcer = asyncio.create_task(_announce(gateway, tell))
     await asked.drain.wait()
@@ -108,7 +114,7 @@ def _collect_rarely() -> None:
 
 async def _announce(gateway: Gateway, tell: Tell) -> None:
     """Say when it is ready, and what it waits for when that takes more than two seconds."""
-    address = f"http://{gateway.config.listen.host}:{gateway.port}"
+    address = describe(gateway.config.listen, gateway.port)
     waited = 0.0
     while not gateway.ready():
         await asyncio.sleep(READY_POLL)
@@ -119,6 +125,15 @@ async def _announce(gateway: Gateway, tell: Tell) -> None:
             tell("waits", f"gateway listens on {address}, waits for {missing} to answer ...")
     pools = ", ".join(f"{name} ({pool.policy})" for name, pool in gateway.config.pools.items())
     tell("ready", f"gateway ready on {address}, pools: {pools}, tenants: {len(gateway.config.tenants)}")
+
+
+def _renew_certificate(gateway: Gateway) -> None:
+    try:
+        gateway.server.renew_certificate()
+    except ConfigError as error:
+        logger.warning("gateway: the certificate stays as it was: %s", error)
+    else:
+        logger.info("gateway: the certificate was read again")
 
 
 async def _drain(gateway: Gateway, now: asyncio.Event) -> None:

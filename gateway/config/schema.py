@@ -63,9 +63,23 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+class Tls(_Section):
+    """PEM files: the certificate with what leads to its root, and its private key, without a password."""
+
+    certificate: str
+    key: str
+
+
 class Listen(_Section):
+    """`unix`: path of a Unix socket to listen on in place of host and port. `tls`: only encrypted connections, TLS 1.2
+    at least; the files are read again on SIGHUP. `proxy_protocol`: every connection begins with the header, v1 or v2,
+    in which a load balancer says whom it speaks for; never switch it on where clients can connect themselves."""
+
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    unix: Annotated[str, Field(min_length=1)] | None = None
+    tls: Tls | None = None
+    proxy_protocol: bool = False
 
 
 class WorkerConfig(_Section):
@@ -166,12 +180,21 @@ class Limits(_Section):
     `max_queued_bytes_per_tenant`: of bodies that one tenant may have in the gateway until an engine works on them; the
     1,000 requests it may have in a queue can be 64 KiB each, a prompt of 16,000 tokens. `max_queued_bytes`: of all
     tenants together, so that eight with all they may have fit, in a process that a small machine still has room for.
+    `max_connections`: by default as many as half of the files that the process may open. `max_connections_per_address`:
+    without it no limit, since all clients of a load balancer come from one address. In seconds: `head_s` for a
+    request's head from its first byte, `body_s` for its whole body, `idle_s` between two requests of a connection.
     """
 
+    max_head_bytes: Annotated[int, Field(ge=1024)] = 32 * 1024
     max_body_bytes: Positive = 4 * 1024 * 1024
     max_unsent_bytes: Positive = 4 * 1024 * 1024
     max_queued_bytes_per_tenant: Positive = 64 * 1024 * 1024
     max_queued_bytes: Positive = 512 * 1024 * 1024
+    max_connections: Positive | None = None
+    max_connections_per_address: Positive | None = None
+    head_s: Seconds = 15.0
+    body_s: Seconds = 120.0
+    idle_s: Seconds = 75.0
 
 
 class Health(_Section):

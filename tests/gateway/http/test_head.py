@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.http.server import bearer
+from gateway.http.head import bearer
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,30 @@
+"""How many connections the system's limit on open files leaves room for."""
+
+from __future__ import annotations
+
+import resource
+from typing import Final
+
+KEPT_BACK: Final = 64
+"""Files for all that is not a client or its worker: logs, the store, probes, listeners, the event loop's own."""
+ENOUGH: Final = 1 << 20
+"""More is not asked for: some systems name billions, and the kernel reserves a table for what is set."""
+
+
+def raise_limit() -> int:
+    """Ask for as many open files as are allowed; how many that are."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = ENOUGH if hard == resource.RLIM_INFINITY else min(hard, ENOUGH)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+        except (OSError, ValueError):  # macOS allows less than it says
+            pass
+    return ENOUGH if soft == resource.RLIM_INFINITY else soft
+
+
+def most_connections(files: int) -> int:
+    """Clients that may be connected with so many open files. Each may have a request, and so a worker's connection:
+    with half of the files for either, a worker can always be reached."""
+    return max(1, (files - KEPT_BACK) // 2)
