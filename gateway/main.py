@@ -105,8 +105,8 @@ async def _serve(config: GatewayConfig, tell: Tell, log: LogWriter, place: Place
 
 
 def _collect_rarely() -> None:
-    """What is there at the start stays, so the garbage collector need not look at it again (`freeze`); and requests
-    leave hardly any cycles behind, so that it need not look as often as every 700 objects, which took 4 % of the time."""
+    """What is there at the start stays, so the garbage collector need not look at it again (`freeze`). Requests leave
+    hardly any cycles behind, so it need not look as often as every 700 objects, which took 4 % of the time."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 10, 10)

@@ -62,8 +62,9 @@ class WorkerConnection:
         try:
             await waiter
         except BaseException:
-            self._receiver = self._waiter = None
-            self.drop()
+            if self._waiter is waiter:  # else its answer is over: the connection is kept, or another's by now
+                self._receiver = self._waiter = None
+                self.drop()
             raise
 
     def drop(self) -> None:
