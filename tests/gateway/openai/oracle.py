@@ -1,0 +1,162 @@
+"""What a metered stream must give, said slowly: lines by the standard, every event through the standard library's json.
+
+Nothing here is the gateway's: a misreading that it had in common with what it judges would show in no test. Slow is
+well here, clever is not.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+Json = dict[str, Any]
+_SPACE = " \t\r\n"
+_MOST = 2**64
+"""A number above is no count of tokens."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The data of one event for the client. `exact`: byte for byte; else it must read the same."""
+
+    data: bytes
+    exact: bool = True
+
+    def equals(self, seen: bytes) -> bool:
+        return seen == self.data or (not self.exact and json.loads(seen.decode()) == json.loads(self.data))
+
+
+@dataclass
+class Expected:
+    """After a part of a stream. `fault`: the kind of UpstreamError, None where all is well."""
+
+    shown: list[Shown] = field(default_factory=list)
+    produced: int = 0
+    input_tokens: int | None = None
+    cached_tokens: int = 0
+    began: bool = False
+    ended: bool = False
+    complete: bool = False
+    fault: str | None = None
+
+
+def data_of(stream: bytes) -> list[bytes]:
+    """The data of all events that a stream of bytes completes (WHATWG HTML, section 9.2.6)."""
+    lines = re.split(b"\r\n|\n|\r", stream.removeprefix(b"\xef\xbb\xbf"))
+    events: list[bytes] = []
+    data: list[bytes] = []
+    for line in lines[:-1]:
+        name, _, value = line.partition(b":")
+        if not line and data:
+            events.append(b"\n".join(data))
+            data = []
+        elif name == b"data":
+            data.append(value.removeprefix(b" "))
+    return events
+
+
+def expected(stream: bytes, *, prompts: int, wants_usage: bool, wants_continuous: bool) -> Expected:
+    """What is true once all of `stream` has been fed."""
+    now = Expected()
+    by_choice: Counter[Any] = Counter()
+    still_open: set[Any] = set()
+    any_finished = False
+    for data in data_of(stream):
+        if data == b"[DONE]":
+            now.ended = True
+            break
+        chunk, now.fault = _read(data)
+        if now.fault:
+            break
+        now.began = True
+        usage, choices = chunk.get("usage") or {}, chunk.get("choices") or []
+        alone = len(choices) == 1
+        if not alone or prompts == 1:
+            now.input_tokens = _count(usage.get("prompt_tokens")) or now.input_tokens
+            details = usage.get("prompt_tokens_details")
+            cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else 0
+            now.cached_tokens = max(now.cached_tokens, cached)
+        told = _count(usage.get("completion_tokens"))
+        for choice in choices:
+            index = choice.get("index") or 0
+            before = by_choice[index]
+            by_choice[index] = max(before, told) if alone and told else before + _has_content(choice)
+            now.produced += by_choice[index] - before
+            still_open.add(index)
+            if choice.get("finish_reason") is not None:
+                still_open.remove(index)
+                any_finished = True
+        if not alone:
+            now.produced = max(now.produced, told)
+        now.shown += _shown(chunk, data, wants_usage, wants_continuous)
+    now.complete = any_finished and not still_open
+    return now
+
+
+def _read(data: bytes) -> tuple[Json, str | None]:
+    try:
+        chunk = json.loads(data.decode())
+    except ValueError:
+        return {}, "bad_answer"
+    if not isinstance(chunk, dict):
+        return {}, "bad_answer"
+    if chunk.get("error") or chunk.get("object") == "error":
+        error = chunk["error"] if isinstance(chunk.get("error"), dict) else chunk
+        return {}, "overflow" if str(error.get("code")) == "503" else "error"
+    usage, choices = chunk.get("usage") or {}, chunk.get("choices") or []
+    well = isinstance(usage, dict) and isinstance(choices, list) and all(isinstance(each, dict) for each in choices)
+    return chunk, None if well else "bad_answer"
+
+
+def _count(value: object) -> int:
+    return value if type(value) is int and 0 < value < _MOST else 0
+
+
+def _has_content(choice: Json) -> int:
+    delta = choice.get("delta")
+    said = [value for name, value in delta.items() if name != "role"] if isinstance(delta, dict) else []
+    return int(bool(choice.get("text")) or any(said))
+
+
+def _shown(chunk: Json, data: bytes, wants_usage: bool, wants_continuous: bool) -> list[Shown]:
+    """The event less the usage that the client did not ask for; nothing where there was nothing else in it."""
+    if "usage" not in chunk or (wants_usage and wants_continuous):
+        return [Shown(data)]
+    if not chunk.get("choices"):
+        return [Shown(data)] if wants_usage else []
+    if wants_usage and chunk["usage"] is None:
+        return [Shown(data)]
+    return [without_usage(data)]
+
+
+def without_usage(data: bytes) -> Shown:
+    """A JSON object less its member `usage`; exact where that stands behind another one, written as engines do."""
+    text = data.decode()
+    found = [(start, end) for name, start, end in members(text) if name == "usage"]
+    for start, end in reversed(found):
+        before, after = text[:start].rstrip(_SPACE), text[end:].lstrip(_SPACE)
+        exact = len(found) == 1 and text[:start].endswith(",") and text[start:].startswith('"usage":')
+        exact = exact and not text[start + 8].isspace() and text[end] in ",}"
+        text = before[:-1] + text[end:] if before.endswith(",") else before + after.removeprefix(",")
+    return Shown(text.encode(), exact)
+
+
+def members(text: str) -> list[tuple[str, int, int]]:
+    """Name, start and end of each member of a JSON object."""
+    decoder = json.JSONDecoder()
+    found = []
+    at = text.index("{") + 1
+    while True:
+        while text[at] in _SPACE + ",":
+            at += 1
+        if text[at] == "}":
+            return found
+        start = at
+        name, at = decoder.raw_decode(text, at)
+        while text[at] in _SPACE + ":":
+            at += 1
+        _, at = decoder.raw_decode(text, at)
+        found.append((name, start, at))
