@@ -19,7 +19,8 @@ from fairgate.commands.replicas import replicas
 from fairgate.commands.serve import serve
 from fairgate.commands.simulate import simulate, workloads
 from fairgate.commands.worker import worker
-from fairgate.errors import FairgateError
+from fairgate.errors import CommandError, FairgateError
+from fairgate.native import stale
 
 COMMANDS = (
     *(serve, cluster, gateway, worker, mock_engine),
@@ -47,6 +48,8 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
+        if why := stale():
+            raise CommandError(why)
         app()
     except (ValueError, FairgateError, OSError) as error:
         print(f"fairgate: {error}", file=sys.stderr)

@@ -1,5 +1,8 @@
 """Fairgate's law: who is next and who pays. Pure, synchronous, no clock."""
 
+from typing import Final
+
+from fairness import scheduler
 from fairness.adapters import AdapterRoom
 from fairness.auditor import Auditor, Crossing
 from fairness.book import Book
@@ -17,6 +20,7 @@ from fairness.snapshot import Snapshot, TenantState
 from fairness.ticket import Grant, LawError, Refusal, State, Ticket
 
 __all__ = [
+    "BUILD",
     "MILLI",
     "AdapterRoom",
     "Arrival",
@@ -58,3 +62,6 @@ __all__ = [
     "parse_predictor",
     "paths",
 ]
+
+BUILD: Final = "pure" if scheduler.__file__.endswith(".py") else "compiled"
+"""Which build of the law runs: the same source as native code, or as plain Python."""

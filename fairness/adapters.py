@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterable, Mapping
 
+from mypy_extensions import mypyc_attr
+
 from fairness.room import Obstacle, Worker, WorkerRoom
 from fairness.ticket import LawError, Ticket
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class AdapterRoom(WorkerRoom):
     """`adapter_slots` is the number of adapters that each worker holds at once: 1 where nothing is said."""
 
@@ -63,7 +66,7 @@ class AdapterRoom(WorkerRoom):
     def check_integrity(self, in_flight: Iterable[Ticket]) -> None:
         tickets = list(in_flight)
         super().check_integrity(tickets)
-        used = Counter((ticket.worker, ticket.adapter) for ticket in tickets if ticket.adapter)
+        used = Counter([(ticket.worker, ticket.adapter) for ticket in tickets if ticket.adapter])
         for worker_id, users in self._users.items():
             if len(users) > self._slots_of(worker_id) and 0 in users.values():
                 raise LawError(f"worker {worker_id} holds more adapters than it has slots")

@@ -125,7 +125,7 @@ class Forest:
 
     def groups(self) -> Iterator[Group]:
         yield from self.roots()
-        yield from (share for share in self.shares() if isinstance(share, Group))
+        yield from [share for share in self.shares() if isinstance(share, Group)]
 
     # -- queue and classes -------------------------------------------------------------------------------------
 

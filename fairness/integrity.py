@@ -37,7 +37,7 @@ def _check_group(group: Group) -> None:
 def _check_share(share: Share, cost: CostFunction) -> None:
     charged = 0
     for ticket in share.running:
-        (account,) = (account for account in ticket.accounts if account.share is share)
+        (account,) = [account for account in ticket.accounts if account.share is share]
         produced = max(ticket.predicted, ticket.produced)
         service = cost.service(ticket.input_tokens, produced, ticket.cached_tokens) + ticket.load
         due = milli(service, account.weight)

@@ -29,7 +29,7 @@ def fluid_service(
     if not rate > 0:
         raise ValueError(f"rate is {rate!r}; expected service units a second above 0")
     coming = sorted(arrivals)
-    received = dict.fromkeys((arrival.tenant for arrival in coming), 0.0)
+    received = dict.fromkeys([arrival.tenant for arrival in coming], 0.0)
     backlog: dict[str, float] = {}
     now, index = 0.0, 0
     while now < end_s:

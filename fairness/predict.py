@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from math import ceil
 from typing import ClassVar, Generic, Protocol, TypeVar
 
+from mypy_extensions import mypyc_attr
+
 from fairness.ticket import Ticket
 
 Memory = TypeVar("Memory")
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Predictor(Protocol):
     def predict(self, ticket: Ticket) -> int:
         """Output tokens to reserve and charge at dispatch. The scheduler caps it at what the ticket may produce."""
@@ -20,8 +23,9 @@ class Predictor(Protocol):
         """A ticket finished with `ticket.produced` output tokens."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Configured(Predictor):
-    """A predictor that configuration can name: it describes itself.
+    """A predictor that configuration can name: it describes itself. Plain Python may derive from it.
 
     `form` is how a configuration writes it, `help` what it predicts. What its spec has after the colon is called
     `argument` on the wire.
@@ -47,6 +51,7 @@ class Configured(Predictor):
         return f"{self.kind}:{self.wire()[self.argument]}" if self.argument else self.kind
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class NoPrediction(Configured):
     """Charge each token as it is seen, reserve only what is there."""
 
@@ -188,7 +193,7 @@ def parse_predictor(spec: str | Mapping[str, object]) -> Configured:
     kind, argument = _kind_and_argument(spec)
     predictor = PREDICTORS[kind].parse(argument) if kind in PREDICTORS else None
     if predictor is None:
-        *forms, last = (known.form for known in PREDICTORS.values())
+        *forms, last = [known.form for known in PREDICTORS.values()]
         raise ValueError(f"predict {spec!r}: expected {', '.join(forms)}, or {last}")
     return predictor
 

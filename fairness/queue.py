@@ -98,7 +98,7 @@ class Queue:
         """Tickets that wait, of a tenant or a group (over all classes), or of all (None)."""
         if tenant_id is None:
             return self._forest.waiting()
-        found = (self._forest.find(root, tenant_id) for root in self._forest.roots())
+        found = [self._forest.find(root, tenant_id) for root in self._forest.roots()]
         return sum(share.waiting for share in found if share is not None)
 
     # -- inside ------------------------------------------------------------------------------------------------

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple, Protocol
 
+from mypy_extensions import mypyc_attr
+
 from fairness.ticket import LawError, Ticket
 
 
@@ -85,6 +87,7 @@ class Worker:
         return max(self.running / self.slots, self.reserved / self.tokens)
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class WorkerRoom:
     """The room of a pool of workers; a ticket goes to the least loaded worker that can take it."""
 

@@ -28,7 +28,7 @@ def paths(tenant_id: str, tree: bool = True) -> list[str]:
     ends in a slash: `acme/search/alice`, `acme/search/`, `acme/`."""
     if not tree or "/" not in tenant_id:
         return [tenant_id]
-    return [tenant_id, *(tenant_id[: i + 1] for i in range(len(tenant_id) - 1, -1, -1) if tenant_id[i] == "/")]
+    return [tenant_id, *[tenant_id[: i + 1] for i in range(len(tenant_id) - 1, -1, -1) if tenant_id[i] == "/"]]
 
 
 Entry = tuple[int, int, "Share"]  # (counter in quanta, who comes first among equals, member)
@@ -109,7 +109,7 @@ class Tenant(Share):
         if not self.waiting:
             self.front = self.behind = None
         elif self.behind is not None and len(self.behind) > 2 * self.waiting + 8:
-            self.behind = deque(ticket for ticket in self.behind if ticket.state is State.WAITING)
+            self.behind = deque([ticket for ticket in self.behind if ticket.state is State.WAITING])
 
     def tickets(self) -> list[Ticket]:
         """Those that wait, the oldest first."""

@@ -40,12 +40,12 @@ def snapshot_of(forest: Forest, policy: str, bound: float, capacity: Capacity) -
         policy,
         forest.waiting(),
         sum(len(root.running) for root in roots),
-        _by_path(share for share in shares if isinstance(share, Tenant)),
+        _by_path([share for share in shares if isinstance(share, Tenant)]),
         max((root.lift_target for root in roots), default=0) / MILLI,
         widest_gap(forest),
         bound,
         capacity,
-        _by_path(share for share in shares if isinstance(share, Group)),
+        _by_path([share for share in shares if isinstance(share, Group)]),
     )
 
 

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from fairgate.native import stale
+
 CALM = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile("ci", max_examples=60, derandomize=True, deadline=None, suppress_health_check=CALM)
 settings.register_profile("deep", max_examples=3000, deadline=None, suppress_health_check=CALM)
@@ -22,6 +24,11 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 # Set by whoever works on kernels. What checks the interpreted ones is started by name; all else is of the CPU's.
 if not any("interpreted" in argument for argument in sys.argv):
     os.environ.pop("TRITON_INTERPRET", None)
+
+
+def pytest_configure() -> None:
+    if why := stale():
+        pytest.exit(why, returncode=2)
 
 
 @pytest.fixture(scope="session", autouse=True)

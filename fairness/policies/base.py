@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from fairness.cost import CostFunction
 from fairness.ticket import Refusal, Ticket
 
-ALL_EQUAL = 2**53
+ALL_EQUAL: Final = 2**53
 """A quantum above every counter: all of them count as equal."""
 
 
