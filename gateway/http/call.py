@@ -68,7 +68,8 @@ class HttpCall:
     def body(self) -> bytes:
         if self.fault is not None:
             raise self.fault
-        return self.payload
+        payload, self.payload = self.payload, b""  # whoever asks keeps it from here on, and accounts for it
+        return payload
 
     def begin(self, headers: Mapping[str, str]) -> None:
         """The head waits for the first events, which are there when it begins: one write less a request."""

@@ -46,7 +46,7 @@ class HttpServer:
         self._site = Site(serve, authenticate, endpoints, pages, limits, self.census)
         self._certificate: Certificate | None = None
         self._server: asyncio.Server | None = None
-        self._unix: str | None = None
+        self._socket_file: str | None = None
         self._timekeeper: asyncio.Task[None] | None = None
 
     async def start(self, listen: Listen, *, reuse_port: bool = False) -> int:
@@ -57,7 +57,7 @@ class HttpServer:
         loop, client = asyncio.get_running_loop(), self._client(listen)
         if listen.unix is not None:
             self._server = await loop.create_unix_server(client, sock=unix_socket(listen.unix), backlog=BACKLOG)
-            self._unix = listen.unix
+            self._socket_file = listen.unix
         else:
             self._server = await loop.create_server(
                 client, listen.host, listen.port, backlog=BACKLOG, reuse_port=reuse_port or None
@@ -74,9 +74,9 @@ class HttpServer:
         """Stop listening, close every connection."""
         if self._server is not None:
             self._server.close()
-        if self._unix is not None:
+        if self._socket_file is not None:
             with suppress(OSError):
-                os.unlink(self._unix)
+                os.unlink(self._socket_file)
         if self._timekeeper is not None:
             self._timekeeper.cancel()
         await self._say_goodbye()

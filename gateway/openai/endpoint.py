@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from gateway.errors import UpstreamError
+from gateway.errors import EngineRefused, UpstreamError
 
 
 @dataclass(slots=True)
@@ -60,7 +60,7 @@ class Reading(Protocol):
 
     began: bool
     ended: bool
-    fault: UpstreamError | None
+    fault: UpstreamError | EngineRefused | None
 
     @property
     def meter(self) -> Consumed: ...

@@ -13,10 +13,12 @@ from typing import Any
 
 import orjson
 
-from gateway.errors import UpstreamError
+from gateway.errors import EngineRefused, UpstreamError
 
 Chunk = dict[str, Any]
 
+NOT_THE_CLIENTS = frozenset((401, 403, 429))
+"""Errors of the 4xx that an engine may have with a gateway, and not with what a client asked."""
 _USAGE = re.compile(rb',"usage":')
 _DECODER = json.JSONDecoder()
 _ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
@@ -28,23 +30,25 @@ def to_json(value: Chunk) -> bytes:
 
 
 def from_json(data: bytes) -> Chunk:
-    """An object that an engine sent. Raises UpstreamError, kind `bad_answer`.
-
-    orjson reads what the standard library reads but for a few things that engines may write all the same, like the
-    escape of half a surrogate pair: so what it refuses is read once more.
-    """
+    """An object that an engine sent. Raises UpstreamError, kind `bad_answer`; what it says of an error is raised."""
     try:
-        value = orjson.loads(data)
-    except ValueError:
-        try:
-            value = json.loads(data.decode())
-        except (ValueError, RecursionError):
-            raise UpstreamError("bad_answer", "the engine sent something that is not JSON") from None
+        value = _read(data)
+    except (ValueError, RecursionError):
+        raise UpstreamError("bad_answer", "the engine sent something that is not JSON") from None
     if not isinstance(value, dict):
         raise UpstreamError("bad_answer", "the engine sent JSON that is not an object")
     if value.get("error") or value.get("object") == "error":
         raise _engine_error(value)
     return value
+
+
+def _read(data: bytes) -> Any:
+    """JSON. orjson reads what the standard library reads but for a few things that engines may write all the same, like
+    the escape of half a surrogate pair: so what it refuses is read once more. Raises ValueError, RecursionError."""
+    try:
+        return orjson.loads(data)
+    except ValueError:
+        return json.loads(data.decode())
 
 
 class Meter:
@@ -64,7 +68,7 @@ class Meter:
 
     def read(self, data: bytes) -> Chunk:
         """Parse and count one event. Raises UpstreamError for what is not a chunk, kind `error` for an error event
-        (`overflow` when its code is 503)."""
+        (`overflow` when its code is 503), and EngineRefused for one that says that the request is at fault."""
         chunk = from_json(data)
         self._count(chunk)
         return chunk
@@ -149,9 +153,9 @@ def _without_usage(data: bytes, rest: Chunk) -> bytes:
         try:
             end = _end_of_value(data, found.end())
             cut = data[: found.start()] + data[end:]
-            if from_json(cut) == rest:
+            if _read(cut) == rest:
                 return cut
-        except (ValueError, UpstreamError):
+        except ValueError:
             continue
     return to_json(rest)
 
@@ -174,8 +178,13 @@ def whole(value: object) -> int:
     return value if type(value) is int and value > 0 else 0
 
 
-def _engine_error(chunk: Chunk) -> UpstreamError:
+def _engine_error(chunk: Chunk) -> UpstreamError | EngineRefused:
+    """What an engine reported under status 200. vLLM finds some requests at fault only when it has begun to stream; the
+    client hears of those what it would have heard without a stream."""
     error = chunk.get("error")
     details = error if isinstance(error, dict) else chunk
-    kind = "overflow" if str(details.get("code")) == "503" else "error"
+    code = details.get("code")
+    if type(code) is int and 400 <= code < 500 and code not in NOT_THE_CLIENTS:
+        return EngineRefused(code, to_json(chunk))
+    kind = "overflow" if str(code) == "503" else "error"
     return UpstreamError(kind, f"the engine reported: {details.get('message') or error}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.errors import UpstreamError
+from gateway.errors import EngineRefused, UpstreamError
 from gateway.openai.meter import Meter, visible
 from gateway.openai.shape import Shape
 from gateway.openai.sse import DONE, SseParser, data_of, frame
@@ -17,7 +17,7 @@ class EventStream:
         self.meter = Meter(prompts)
         self.began = False
         self.ended = False
-        self.fault: UpstreamError | None = None
+        self.fault: UpstreamError | EngineRefused | None = None
         self._wants_usage = wants_usage
         self._wants_continuous = wants_continuous
         self._parser = SseParser()
@@ -36,7 +36,7 @@ class EventStream:
                 position = self._shape.take(text, position, out)
                 if position < size:
                     position = self._parse_one(text, position, out)
-        except UpstreamError as error:
+        except (UpstreamError, EngineRefused) as error:
             self.fault = error
         return out[0] if len(out) == 1 else b"".join(out)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import ceil
 from typing import Any
 
-from gateway.errors import UpstreamError
+from gateway.errors import EngineRefused, UpstreamError
 from gateway.openai.estimate import weigh
 from gateway.openai.meter import Chunk, Meter, from_json, whole
 
@@ -19,7 +19,7 @@ class WholeAnswer:
         self.meter = Meter()
         self.began = False
         self.ended = False
-        self.fault: UpstreamError | None = None
+        self.fault: UpstreamError | EngineRefused | None = None
         self._parts: list[bytes] = []
         self._size = 0
         self._body = b""

@@ -13,8 +13,9 @@ FOLDER = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Exchange:
-    """`request` and `answer`: the bodies. `variant`: how the answer was asked for: `whole`, or streamed: `stream`, with
-    `usage`, with `continuous` usage. `cuts`: the lengths of the pieces in which it came, none where that was not seen."""
+    """`request` and `answer`: the bodies. `variant`: how the answer was asked for: `whole`, or streamed: `stream`,
+    with `usage`, with `continuous` usage. `cuts`: the lengths of the pieces in which it came, none where that was not
+    seen."""
 
     name: str
     variant: str

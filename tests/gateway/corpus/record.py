@@ -32,7 +32,9 @@ TRIES = 8
 BURST = 24
 """More than an engine with --max-num-queued-reqs of a few takes at once."""
 
-TRICKY = '"usage":{"completion_tokens":9},"finish_reason":null}]}\n\ndata: [DONE]\n\n{"error": "C:\\\\new\\"}\t\u2028</s>'
+TRICKY = (
+    '"usage":{"completion_tokens":9},"finish_reason":null}]}\n\ndata: [DONE]\n\n{"error": "C:\\\\new\\"}\t\u2028</s>'
+)
 MANY_BYTES = "Grüße, 世界! 👩‍👩‍👧 naïve ﷺ 🎉"
 WEATHER = {
     "type": "function",
@@ -82,7 +84,9 @@ CASES: dict[str, tuple[str, Json]] = {
     "chat-tricky-text": (CHAT, ask("Quote!", **one_of(TRICKY))),
     "chat-json-schema": (
         CHAT,
-        ask(max_tokens=40, response_format={"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON}}),
+        ask(
+            max_tokens=40, response_format={"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON}}
+        ),
     ),
     "chat-json-object": (CHAT, ask("A JSON object, please.", response_format={"type": "json_object"})),
     "chat-tool-named": (

@@ -31,7 +31,8 @@ class Shown:
 
 @dataclass
 class Expected:
-    """After a part of a stream. `fault`: the kind of UpstreamError, None where all is well."""
+    """After a part of a stream. `fault`: the kind of UpstreamError, `refused` where the request is at fault, None where
+    all is well."""
 
     shown: list[Shown] = field(default_factory=list)
     produced: int = 0
@@ -105,6 +106,8 @@ def _read(data: bytes) -> tuple[Json, str | None]:
         return {}, "bad_answer"
     if chunk.get("error") or chunk.get("object") == "error":
         error = chunk["error"] if isinstance(chunk.get("error"), dict) else chunk
+        if type(error.get("code")) is int and error["code"] in {*range(400, 500)} - {401, 403, 429}:
+            return {}, "refused"
         return {}, "overflow" if str(error.get("code")) == "503" else "error"
     usage, choices = chunk.get("usage") or {}, chunk.get("choices") or []
     well = isinstance(usage, dict) and isinstance(choices, list) and all(isinstance(each, dict) for each in choices)

@@ -122,8 +122,10 @@ def chunks(draw: st.DrawFn, choices: int) -> list[Json]:
     for turn in draw(st.lists(st.integers(0, choices - 1), max_size=6)):
         each[turn] += draw(st.integers(0, 12))
         made.append(build(turn, draw(SAID), logprobs, None, counts(prompt, each[turn]) if continuous else None))
-    for i in range(choices):
-        made.append(build(i, draw(SAID), None, draw(FINISH), counts(prompt, each[i]) if continuous else None))
+    made += [
+        build(i, draw(SAID), None, draw(FINISH), counts(prompt, each[i]) if continuous else None)
+        for i in range(choices)
+    ]
     if final:
         details = {"prompt_tokens_details": draw(st.sampled_from([None, {"cached_tokens": 3}]))}
         last = {**made[0], "choices": [], "usage": {**counts(prompt * choices, sum(each)), **details}}

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.errors import UpstreamError
+from gateway.errors import EngineRefused, UpstreamError
 from gateway.openai.stream import EventStream
 
 from ..corpus.exchange import BY_HAND, RECORDED, Exchange
@@ -22,6 +22,10 @@ CUTS = st.lists(st.integers(0), max_size=8)
 EVERYWHERE = st.just([1])
 STREAMS = [exchange for exchange in RECORDED + BY_HAND if exchange.streamed and exchange.status == 200]
 SHORT = [exchange for exchange in STREAMS if len(exchange.answer) < 4500]
+
+
+def kind_of(fault: UpstreamError | EngineRefused | None) -> str | None:
+    return "refused" if isinstance(fault, EngineRefused) else fault and fault.kind
 
 
 def pieces(stream: bytes, cuts: list[int]) -> list[bytes]:
@@ -50,7 +54,7 @@ def check(parts: list[bytes], wants: tuple[bool, bool], prompts: int = 1) -> Eve
             right.cached_tokens,
         )
         assert (reading.began, reading.ended) == (right.began, right.ended)
-        assert (reading.fault and reading.fault.kind) == right.fault
+        assert kind_of(reading.fault) == right.fault
         assert meter.complete() == right.complete
         if right.fault or right.ended:
             break
@@ -70,9 +74,7 @@ def test_streams_in_the_shapes_of_engines(
 
 
 @given(st.data(), st.sampled_from(BUILDS), st.sampled_from(WANTS), st.integers(0, 200))
-def test_a_long_answer_of_one_choice(
-    data: st.DataObject, build: Any, wants: tuple[bool, bool], cut: int
-) -> None:
+def test_a_long_answer_of_one_choice(data: st.DataObject, build: Any, wants: tuple[bool, bool], cut: int) -> None:
     """What a fast way would be made for: the same event again and again, with another text and another count."""
     counted, texts = data.draw(st.booleans()), data.draw(st.lists(TEXT, min_size=3, max_size=20))
     steps = list(accumulate(data.draw(st.lists(st.integers(0, 12), min_size=len(texts), max_size=len(texts)))))
@@ -89,7 +91,9 @@ NUMBERS = st.one_of(
     st.sampled_from([0, -1, 10**14, 10**15, 2**53 + 1, 2**63, 2**64, 10**30, 1.5, 3.0, -0.0, 1e300, True, None, "7"]),
 )
 USAGE = st.one_of(
-    st.sampled_from([None, {}, [], 0, "", False, 5, "5", [1], True, {"usage": {"usage": 1}}, {"completion_tokens": {}}]),
+    st.sampled_from(
+        [None, {}, [], 0, "", False, 5, "5", [1], True, {"usage": {"usage": 1}}, {"completion_tokens": {}}]
+    ),
     st.builds(
         lambda prompt, made, details, more: {
             "prompt_tokens": prompt,
@@ -117,7 +121,9 @@ ODD: dict[str, st.SearchStrategy[Any]] = {
 ODD_CHOICE: dict[str, st.SearchStrategy[Any]] = {
     "index": st.sampled_from([None, 0, 1, 2, 7, "0", False]),
     "finish_reason": st.sampled_from([None, "", "stop", 0, False, {"usage": None}]),
-    "delta": st.sampled_from([None, {}, [], "text", {"role": "assistant"}, {"x": [0]}, {"content": 0}, {"content": "é"}]),
+    "delta": st.sampled_from(
+        [None, {}, [], "text", {"role": "assistant"}, {"x": [0]}, {"content": 0}, {"content": "é"}]
+    ),
     "text": st.sampled_from([None, "", "x", 5, '","finish_reason":null}]}', "\ud83d"]),
     "usage": USAGE,
     "logprobs": st.sampled_from([None, {"content": [{"token": ',"usage":{}}'}]}, {"tokens": ["\\"], "usage": 1}]),
@@ -131,8 +137,12 @@ def odd(draw: st.DrawFn, chunk: Json) -> Json:
     for name in draw(st.lists(st.sampled_from(sorted(ODD)), max_size=2, unique=True)):
         chunk[name] = draw(ODD[name])
     if chunk["choices"] and isinstance(chunk["choices"], list) and isinstance(chunk["choices"][0], dict):
-        changed = {name: draw(ODD_CHOICE[name]) for name in draw(st.lists(st.sampled_from(sorted(ODD_CHOICE)), max_size=2))}
-        chunk["choices"] = [{**chunk["choices"][0], **changed}] + ([{"index": 9}] if draw(st.integers(0, 9)) == 9 else [])
+        changed = {
+            name: draw(ODD_CHOICE[name]) for name in draw(st.lists(st.sampled_from(sorted(ODD_CHOICE)), max_size=2))
+        }
+        chunk["choices"] = [{**chunk["choices"][0], **changed}] + (
+            [{"index": 9}] if draw(st.integers(0, 9)) == 9 else []
+        )
     for name in draw(st.sampled_from([[], [], ["usage"], ["choices"], ["id"]])):
         chunk.pop(name, None)
     order = draw(st.sampled_from([list, lambda names: list(names)[::-1], sorted]))
@@ -166,14 +176,16 @@ def test_one_odd_event_in_a_long_answer(data: st.DataObject | None, wants: tuple
     check([part + b"\n\n" for part in stream.split(b"\n\n") if part], wants)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "5", '{"choices":', '{"a":1}}', "[DONE", '"[DONE]"', "[DONE] "])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "5", '{"choices":', '{"a":1}}', "[DONE", '"[DONE]"', "[DONE] "]
+)
 def test_what_is_no_event_ends_the_answer_after_all_that_came_before(text: str) -> None:
     good = compact(vllm(0, {"content": "x"}, None, None, None))
     stream = f"data: {good}\n\ndata: {text}\n\ndata: {good}\n\n".encode()
     for cut in range(len(stream)):
         reading = check([stream[:cut], stream[cut:]], (False, False))
         assert reading.fault is not None
-        assert reading.fault.kind == "bad_answer"
+        assert kind_of(reading.fault) == "bad_answer"
 
 
 def test_a_stream_that_breaks_off_is_no_answer() -> None:
