@@ -74,4 +74,4 @@ bench: setup  ## what a scheduling decision costs, from 10 to a million tenants
 
 clean:  ## remove everything that was built
 	find $(PACKAGES) -name '*.so' -delete
-	rm -rf $(VENV) out build *__mypyc*.so *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) out build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

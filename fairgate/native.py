@@ -17,6 +17,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("fairness", "gateway")
 SUFFIX = str(get_config_var("EXT_SUFFIX"))
 """What this interpreter imports: `.cpython-311-x86_64-linux-gnu.so`."""
+LIBRARY = "__mypyc" + SUFFIX
+"""The one library with the code of all modules: beside each source lies a stub that hands on to it."""
 
 
 def stale(root: Path = ROOT) -> str:
@@ -46,7 +48,7 @@ def note(root: Path) -> None:
 def forget(root: Path) -> None:
     """Remove all native code of this interpreter from a tree: from here on it is plain Python."""
     _note(root).unlink(missing_ok=True)
-    for path in (*_native(root), *root.glob(f"*__mypyc{SUFFIX}")):
+    for path in _native(root):
         path.unlink()
 
 
@@ -63,7 +65,8 @@ def _noted(root: Path) -> dict[str, str]:
 
 def _digests(root: Path) -> dict[str, str]:
     """Of the sources that have native code beside them, by path."""
-    sources = (path.with_name(path.name.removesuffix(SUFFIX) + ".py") for path in _native(root))
+    modules = (path for path in _native(root) if not path.name.endswith(LIBRARY))
+    sources = (path.with_name(path.name.removesuffix(SUFFIX) + ".py") for path in modules)
     return {source.relative_to(root).as_posix(): _digest(source) for source in sources}
 
 
