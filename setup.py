@@ -49,8 +49,8 @@ def compiles() -> bool:
 
 
 def extensions() -> list[Extension]:
-    """One library for all modules, so that calls between them are plain calls. It lies in a package, not at the root: an
-    editable install finds packages alone. Level 1: half the time to build of level 3, and nothing was slower."""
+    """One library for all modules, so that calls between them are plain calls; in a package and not at the root, since
+    an editable install finds packages alone. Level 1: half the time to build of level 3, and nothing was slower."""
     from mypyc.build import mypycify
 
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["fairgate"]["compiled"]

@@ -1,7 +1,6 @@
 """What differs between kinds of engines that all speak the OpenAI API, as data.
 
-What an engine is shows in its metrics. Until it has shown, and where nobody has to ask for metrics because the
-configuration names the worker's size, it is taken for a plain one (see plain.py).
+What an engine is shows in its metrics. Until it has shown, it is taken for a plain one (see plain.py).
 """
 
 from __future__ import annotations

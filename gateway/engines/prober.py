@@ -1,4 +1,5 @@
-"""Is a worker alive, how large is it, and is it full: probes of its health, and of its metrics where that is needed.
+"""Is a worker alive, what is it, how large is it, and is it full: probes of its health, and of its metrics: once at
+least, for they show what kind of engine it is, and as often as its size or its queue is asked of them.
 
 A worker starts unhealthy and becomes healthy with the first good probe. It turns unhealthy at once when a request
 cannot connect to it, and after two bad probes in a row; a bad one is repeated soon at first, then with backoff.
@@ -38,6 +39,7 @@ class Prober:
         self._soon = asyncio.Event()
         self._bad = 0
         self._good: bool | None = None
+        self._heard = False
         self._sized = worker.slots is not None and worker.kv_tokens is not None
         self._needs_feedback = False
 
@@ -55,7 +57,7 @@ class Prober:
 
     async def _probe(self) -> None:
         good = await self._alive()
-        if good and (not self._sized or self._needs_feedback):
+        if good and not (self._heard and self._sized and not self._needs_feedback):
             await self._measure()
         self._bad = 0 if good else self._bad + 1
         if good or self._bad >= BAD_PROBES:
@@ -77,6 +79,7 @@ class Prober:
     async def _measure(self) -> None:
         try:
             _, body = await self._upstream.get(self._worker.url, METRICS_PATH, self._health.timeout_s)
+            self._heard = True
         except UpstreamError:
             body = b""
         metrics = body.decode("utf-8", "replace")

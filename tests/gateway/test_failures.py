@@ -156,6 +156,14 @@ async def test_the_size_of_a_worker_is_read_from_its_metrics(make_house: MakeHou
     assert (worker.slots, worker.tokens) == (5, 1600)
 
 
+async def test_what_kind_of_engine_a_worker_is_shows_before_it_serves(make_house: MakeHouse) -> None:
+    engine = Engine()
+    engine.metrics = "vllm:num_requests_waiting 0\n"
+    house = await make_house(engine, worker={"slots": 5, "kv_tokens": 1600})
+    assert house.gateway.engines[engine.url].dialect.name == "vllm"
+    assert (house.worker().slots, house.worker().tokens) == (5, 1600)
+
+
 async def test_a_worker_that_names_no_size_gets_the_fall_back(make_house: MakeHouse) -> None:
     house = await make_house(worker={"slots": None, "kv_tokens": None})
     worker = house.worker()
