@@ -18,6 +18,7 @@ from gateway.http.server import HttpServer
 from gateway.http.upstream import HttpUpstream
 from gateway.log.writer import LogWriter
 from gateway.metrics.page import Metrics
+from gateway.metrics.process import ProcessCollector
 from gateway.metrics.tally import Tally
 from gateway.openai.registry import ENDPOINTS
 from gateway.pools.build import local_pools, shared_pools
@@ -100,7 +101,8 @@ def build(config: GatewayConfig, log: LogWriter | None = None, place: Place | No
     pools, quotas = _pools_and_quotas(config, directory, store, clock)
     keyring = Keyring(directory)
     tally = Tally(directory, config.observe.max_tenant_labels)
-    metrics = Metrics(tally, pools, lambda: log.dropped if log is not None else 0)
+    metrics = Metrics(tally, pools)
+    memory = HeldBytes(config.limits.max_queued_bytes_per_tenant, config.limits.max_queued_bytes)
     workers = [worker for pool in config.pools.values() for worker in pool.workers]
     upstream = HttpUpstream(workers, config.timeouts)
     engines = {worker.url: Engine() for worker in workers}
@@ -111,7 +113,7 @@ def build(config: GatewayConfig, log: LogWriter | None = None, place: Place | No
         engines,
         timeouts=config.timeouts,
         quotas=quotas,
-        memory=HeldBytes(config.limits.max_queued_bytes_per_tenant, config.limits.max_queued_bytes),
+        memory=memory,
         clock=clock,
         stopwatch=time.perf_counter,
         on_end=_on_end(tally, log if config.observe.access_log else None),
@@ -120,6 +122,7 @@ def build(config: GatewayConfig, log: LogWriter | None = None, place: Place | No
     siblings = Siblings(place, metrics.page) if place is not None else None
     pages = Pages(config, keyring, metrics, lambda: gateway.ready(), pools, siblings)
     server = HttpServer(hotpath.serve, keyring.tenant, ENDPOINTS, pages.by_path(), config.limits)
+    metrics.registry.register(ProcessCollector(server.census, memory, lambda: log.dropped if log is not None else 0))
     gateway = Gateway(config, pools, hotpath, server, upstream, engines, probers, store, siblings)
     return gateway
 

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.log.writer import LogWriter
 
-from .conftest import House, MakeHouse, chat, tenant
+from .conftest import House, MakeHouse, chat, tenant, until
 from .engine import Engine, Script
 from .test_order import order_served
 
@@ -68,6 +68,21 @@ async def test_gauges_of_what_runs_and_of_the_bound(make_house: MakeHouse) -> No
     house.engine.go.set()
     for response in await asyncio.gather(*calls):
         await response.read()
+
+
+async def test_connections_and_bodies_that_wait_are_gauges(make_house: MakeHouse) -> None:
+    house = await make_house(Engine(hold_before=0), worker={"slots": 1})
+    calls = [asyncio.ensure_future(house.post(chat()).__aenter__()) for _ in range(3)]
+    await house.engine.until(lambda: house.engine.active == 1)
+    await until(lambda: house.waiting() == 2)
+    got = await scrape(house)
+    assert got["fairgate_connections",] == 4  # three that wait, and the one that asks
+    assert got["fairgate_queued_bytes",] >= 2 * len(json.dumps(chat()))
+    house.engine.go.set()
+    for response in await asyncio.gather(*calls):
+        await response.read()
+    await until(lambda: house.gateway.hotpath.memory.total == 0)
+    assert (await scrape(house))["fairgate_queued_bytes",] == 0
 
 
 async def test_errors_retries_and_overflows_are_counted(make_house: MakeHouse) -> None:

@@ -104,7 +104,7 @@ def tallied(records: list[Record], tenants: str = "abc") -> bytes:
     tally = Tally(directory, max_tenant_labels=2)
     for record in records:
         tally.observe(record)
-    return Metrics(tally, {}, lambda: 0).page()
+    return Metrics(tally, {}).page()
 
 
 def of_requests(page: bytes) -> list[tuple[str, ...]]:
@@ -128,9 +128,3 @@ def test_the_oracle_sees_a_difference(field: str) -> None:
     eager.observe(record, "a")
     setattr(record, field, 1)
     assert of_requests(tallied([record])) != exposition(generate_latest(eager.registry))
-
-
-def test_dropped_lines_of_the_log_are_on_the_page() -> None:
-    page = Metrics(Tally(TenantDirectory([]), 1), {}, lambda: 7).page().decode()
-    assert "fairgate_log_lines_dropped_total 7.0" in page
-    assert "_created" not in page
