@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
 import ssl
@@ -87,6 +88,14 @@ class Desk:
         await self.go.wait()
         call.send(b"data: 2\n\n")
         call.end(b"data: [DONE]\n\n")
+
+    async def completion(self, call: Call) -> None:
+        """A chat completion that says hello."""
+        call.body()
+        message = {"role": "assistant", "content": "hello"}
+        choices = [{"index": 0, "finish_reason": "stop", "message": message}]
+        answer = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": choices}
+        call.reply(200, json.dumps(answer).encode(), {})
 
 
 class Edge:
