@@ -60,14 +60,19 @@ class Door:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:  # too many open files, no memory: asked again at once it would be the same
-                logger.warning("no connection can be accepted for a moment: %s", error.strerror)
-                self._loop.remove_reader(self._listener)
-                self._pause = self._loop.call_later(PAUSE_S, self._open)
+                self._wait(error)
                 return
+            self._pause = None
             link.setblocking(False)
             task = self._loop.create_task(self._arrive(link))
             self._arriving.add(task)
             task.add_done_callback(self._arriving.discard)
+
+    def _wait(self, error: OSError) -> None:
+        if self._pause is None:  # the first of these errors in a row
+            logger.warning("gateway: no connection can be accepted for now: %s", error.strerror)
+        self._loop.remove_reader(self._listener)
+        self._pause = self._loop.call_later(PAUSE_S, self._open)
 
     async def _arrive(self, link: socket.socket) -> None:
         """Ends quietly when the client goes, is too slow, or says what is no header and no handshake."""
