@@ -1,98 +1,112 @@
 """What comes before the first request where the listener wants it: the PROXY header, then the TLS handshake.
 
-The client has its place from the first moment, so that handshakes that never end are counted, and ended, too.
+The client has its place from the first moment, so that handshakes that never end are counted, and ended, too. That is
+why connections are accepted here: the event loop tells of an encrypted one only when its handshake is over.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import socket
 import ssl
-from math import inf
-from typing import Final, cast, final
+from contextlib import suppress
+from typing import Final, final
 
-from gateway.errors import ApiError
 from gateway.http.answers import last_words
-from gateway.http.client import ClientConnection, address_of
+from gateway.http.client import ClientConnection, name_of
 from gateway.http.proxy_protocol import BadProxyHeader, missing, source
 from gateway.http.site import Site
 
-HANDSHAKE_S: Final = 15.0
+HANDSHAKE_S: Final = 60.0
+"""The loop's own limit; the client's patience, `limits.head_s`, is over before."""
+AT_ONCE: Final = 64
+"""Connections that are accepted before others have their turn."""
+PAUSE_S: Final = 0.1
+"""After the system had no room for one more, before it is asked again."""
+logger = logging.getLogger("gateway")
 
 
 @final
-class Arrival(asyncio.BufferedProtocol):
-    """A connection until its client can be read. Reads not one byte more than the PROXY header has."""
+class Door:
+    """Accepts connections on a socket that listens. `proxied`: each begins with a PROXY header."""
 
-    def __init__(self, site: Site, proxied: bool, tls: ssl.SSLContext | None) -> None:
-        self._client = ClientConnection(site)
+    def __init__(self, site: Site, listener: socket.socket, proxied: bool, tls: ssl.SSLContext | None) -> None:
+        self._site = site
+        self._listener = listener
         self._proxied = proxied
         self._tls = tls
-        self._header = bytearray()
-        self._buffer = bytearray()
-        self._transport: asyncio.Transport | None = None
-        self._handshake: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._arriving: set[asyncio.Task[None]] = set()
+        self._pause: asyncio.TimerHandle | None = None
+        self._open()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        address = "" if self._proxied else address_of(transport)
-        if (refusal := self._client.arrive(self._transport, address)) is not None:
-            self._turn_away(self._transport, refusal)
-        elif not self._proxied:
-            self._enter(self._transport)
+    def close(self) -> None:
+        """Those who are inside stay; those who are on their way in have to go."""
+        self._loop.remove_reader(self._listener)
+        if self._pause is not None:
+            self._pause.cancel()
+        self._listener.close()
+        for task in self._arriving:
+            task.cancel()
 
-    def get_buffer(self, sizehint: int) -> bytearray:
-        self._buffer = bytearray(missing(self._header))
-        return self._buffer
+    def _open(self) -> None:
+        self._loop.add_reader(self._listener, self._accept)
 
-    def buffer_updated(self, nbytes: int) -> None:
-        transport = self._transport
-        if transport is None or transport.is_closing():
-            return
-        self._header += self._buffer[:nbytes]
-        try:
-            if missing(self._header):
+    def _accept(self) -> None:
+        for _ in range(AT_ONCE):
+            try:
+                link, _ = self._listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
-            refusal = self._client.comes_from(source(self._header, address_of(transport)))
-        except BadProxyHeader:
-            transport.abort()
-            return
-        if refusal is not None:
-            self._turn_away(transport, refusal)
-        else:
-            self._enter(transport)
+            except OSError as error:  # too many open files, no memory: asked again at once it would be the same
+                self._wait(error)
+                return
+            self._pause = None
+            link.setblocking(False)
+            task = self._loop.create_task(self._arrive(link))
+            self._arriving.add(task)
+            task.add_done_callback(self._arriving.discard)
 
-    def eof_received(self) -> bool:
-        return False
+    def _wait(self, error: OSError) -> None:
+        if self._pause is None:  # the first of these errors in a row
+            logger.warning("gateway: no connection can be accepted for now: %s", error.strerror)
+        self._loop.remove_reader(self._listener)
+        self._pause = self._loop.call_later(PAUSE_S, self._open)
 
-    def connection_lost(self, error: Exception | None) -> None:
-        self._client.connection_lost(error)
+    async def _arrive(self, link: socket.socket) -> None:
+        """Ends quietly when the client goes, is too slow, or says what is no header and no handshake."""
+        client = ClientConnection(self._site)
+        task = asyncio.current_task()
+        assert task is not None
+        inside = False
+        with suppress(OSError, BadProxyHeader):  # ssl.SSLError and TimeoutError are of the first kind
+            try:
+                inside = await self._let_in(link, client, task)
+            finally:
+                if not inside:
+                    link.close()
+                    client.connection_lost(None)
 
-    def _turn_away(self, transport: asyncio.Transport, refusal: ApiError) -> None:
-        """In words where they can be read."""
-        self._client.deadline = inf
-        if self._tls is None:
-            transport.write(last_words(refusal))
-        transport.close()
-
-    def _enter(self, transport: asyncio.Transport) -> None:
-        transport.pause_reading()
-        if self._tls is not None:
-            self._handshake = asyncio.get_running_loop().create_task(self._shake_hands(transport, self._tls))
-            return
-        transport.set_protocol(self._client)
-        self._client.use(transport)
-        transport.resume_reading()
-
-    async def _shake_hands(self, transport: asyncio.Transport, tls: ssl.SSLContext) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            secured = await loop.start_tls(
-                transport, self._client, tls, server_side=True, ssl_handshake_timeout=HANDSHAKE_S
+    async def _let_in(self, link: socket.socket, client: ClientConnection, task: asyncio.Task[None]) -> bool:
+        """Whether it can be read now."""
+        refusal = client.arrive(task, "" if self._proxied else name_of(link.getpeername()))
+        if refusal is None and self._proxied:
+            refusal = client.comes_from(await self._header(link))
+        if refusal is None:
+            patience = HANDSHAKE_S if self._tls is not None else None
+            await self._loop.connect_accepted_socket(
+                lambda: client, link, ssl=self._tls, ssl_handshake_timeout=patience
             )
-        except OSError:  # ssl.SSLError and TimeoutError are; the transport is closed
-            secured = None
-        if secured is None:
-            transport.abort()
-            self._client.connection_lost(None)
-        else:
-            self._client.use(secured)
+        elif self._tls is None:  # in words where they can be read
+            await self._loop.sock_sendall(link, last_words(refusal))
+        return refusal is None
+
+    async def _header(self, link: socket.socket) -> str:
+        """The address in the PROXY header. Reads not one byte more than it has."""
+        header = bytearray()
+        while wanted := missing(header):
+            if not (data := await self._loop.sock_recv(link, wanted)):
+                raise BadProxyHeader("the connection ended before its header did")
+            header += data
+        return source(header, name_of(link.getpeername()))

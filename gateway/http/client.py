@@ -40,7 +40,7 @@ class ClientConnection(asyncio.Protocol):
         self._site = site
         self._loop = asyncio.get_running_loop()
         self._reader = RequestReader(site.limits.max_head_bytes, site.limits.max_body_bytes)
-        self._arrived: asyncio.Transport | None = None  # before it is encrypted, where that is wanted
+        self._arrival: asyncio.Task[None] | None = None
         self._transport: asyncio.Transport | None = None
         self._coming: HttpCall | None = None  # its head was read
         self._call: HttpCall | None = None  # it is being answered
@@ -53,17 +53,9 @@ class ClientConnection(asyncio.Protocol):
 
     # -- coming in ---------------------------------------------------------------------------------------------
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = cast(asyncio.Transport, transport)
-        if (refusal := self.arrive(transport, address_of(transport))) is None:
-            self.use(transport)
-        else:
-            transport.write(last_words(refusal))
-            transport.close()
-
-    def arrive(self, transport: asyncio.Transport, address: str) -> ApiError | None:
-        """Take a place; why there is none. Nothing is read yet."""
-        self._arrived = transport
+    def arrive(self, arrival: asyncio.Task[None] | None, address: str) -> ApiError | None:
+        """Take a place; why there is none. `arrival` goes on until the connection is made."""
+        self._arrival = arrival
         self.deadline = self._loop.time() + self._site.limits.head_s
         return self._site.census.enter(self, address)
 
@@ -71,18 +63,21 @@ class ClientConnection(asyncio.Protocol):
         """Who it is becomes known; why it may not stay."""
         return self._site.census.comes_from(self, address)
 
-    def use(self, transport: asyncio.Transport) -> None:
-        """Read and write here. What came since a handshake was over is read now."""
-        self._transport = transport
-        transport.set_write_buffer_limits(high=NEVER_WAIT)
-        self._go_on()
-
     # -- called by the loop ------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport = cast(asyncio.Transport, transport)
+        transport.set_write_buffer_limits(high=NEVER_WAIT)
+        if self._arrival is not None:
+            self._arrival = None
+        elif (refusal := self.arrive(None, name_of(transport.get_extra_info("peername")))) is not None:
+            transport.write(last_words(refusal))
+            self.close()
 
     def data_received(self, data: bytes) -> None:
         if self._lingering:
             self._drop(len(data))
-        elif self._call is not None or self._ahead or self._transport is None:
+        elif self._call is not None or self._ahead:
             self._ahead += data
             if len(self._ahead) > MOST_AHEAD and self._transport is not None:
                 self._transport.pause_reading()
@@ -125,15 +120,16 @@ class ClientConnection(asyncio.Protocol):
             self.close()
 
     def evict(self) -> None:
-        if self._arrived is not None:
-            self._arrived.abort()
+        if self._transport is not None:
+            self._transport.abort()
+        elif self._arrival is not None:
+            self._arrival.cancel()
 
     def close(self) -> None:
         """Close when what was written is sent."""
         self.deadline = self._loop.time() + FLUSH_S
-        transport = self._transport or self._arrived
-        if transport is not None:
-            transport.close()
+        if self._transport is not None:
+            self._transport.close()
 
     # -- called by a call --------------------------------------------------------------------------------------
 
@@ -282,7 +278,6 @@ class ClientConnection(asyncio.Protocol):
             transport.write(sign)
 
 
-def address_of(transport: asyncio.BaseTransport) -> str:
-    """Of the other side; empty for a Unix socket."""
-    name = transport.get_extra_info("peername")
-    return str(name[0]) if isinstance(name, tuple) else ""
+def name_of(peer: object) -> str:
+    """The address in the name of the other side of a socket; empty for a Unix socket."""
+    return str(peer[0]) if isinstance(peer, tuple) else ""

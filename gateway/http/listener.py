@@ -14,13 +14,36 @@ BACKLOG: Final = 4096
 """A listen backlog of the usual 128 stalls 256 simultaneous clients for a second (SYN retransmission)."""
 
 
+def listeners(listen: Listen, *, reuse_port: bool) -> list[socket.socket]:
+    """One for each address of the host. `reuse_port`: other processes of ours listen there too; the system gives each
+    connection to one of them. Raises OSError."""
+    if listen.unix is not None:
+        return [unix_socket(listen.unix)]
+    found = socket.getaddrinfo(listen.host or None, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    made: list[socket.socket] = []
+    port = listen.port
+    try:
+        for family, (host, _, *rest) in dict.fromkeys((family, address) for family, _, _, _, address in found):
+            address = (host, port, *rest)
+            made.append(socket.create_server(address, family=family, backlog=BACKLOG, reuse_port=reuse_port))
+            made[-1].setblocking(False)
+            port = made[-1].getsockname()[1]  # where any is free the same for all
+    except OSError:
+        for listener in made:
+            listener.close()
+        raise
+    return made
+
+
 def unix_socket(path: str) -> socket.socket:
     """Listen at `path`. What a dead process left there is replaced; a living one's is an error. Raises OSError."""
     if os.path.lexists(path):
         _clear(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.setblocking(False)
     try:
         listener.bind(path)
+        listener.listen(BACKLOG)
     except OSError:
         listener.close()
         raise

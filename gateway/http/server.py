@@ -9,18 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Container, Mapping
+import socket
+from collections.abc import Container, Mapping
 from contextlib import suppress
-from typing import Final
+from typing import Final, Protocol
 
 from gateway.config.schema import Limits, Listen
 from gateway.errors import ConfigError
 from gateway.http.answers import date
-from gateway.http.arrival import Arrival
+from gateway.http.arrival import Door
 from gateway.http.census import Census
 from gateway.http.client import ClientConnection
 from gateway.http.files import most_connections, raise_limit
-from gateway.http.listener import BACKLOG, unix_socket
+from gateway.http.listener import BACKLOG, listeners
 from gateway.http.pages import Page
 from gateway.http.site import Authenticate, Serve, Site
 from gateway.http.tls import Certificate
@@ -28,6 +29,13 @@ from gateway.http.tls import Certificate
 logger = logging.getLogger("gateway")
 GOODBYE_S: Final = 1.0
 """How long connections may take to carry their last answers when the server closes."""
+
+
+class Closable(Protocol):
+    """What accepts connections."""
+
+    def close(self) -> None:
+        """No more of them."""
 
 
 class HttpServer:
@@ -45,7 +53,7 @@ class HttpServer:
         self.census = Census(most, limits.max_connections_per_address)
         self._site = Site(serve, authenticate, endpoints, pages, limits, self.census)
         self._certificate: Certificate | None = None
-        self._server: asyncio.Server | None = None
+        self._doors: list[Closable] = []
         self._socket_file: str | None = None
         self._timekeeper: asyncio.Task[None] | None = None
 
@@ -54,16 +62,22 @@ class HttpServer:
         `reuse_port`: share it with other processes. Raises OSError, ConfigError (TLS)."""
         if listen.tls is not None:
             self._certificate = Certificate(listen.tls)
-        loop, client = asyncio.get_running_loop(), self._client(listen)
+        sockets = listeners(listen, reuse_port=reuse_port)
+        self._socket_file = listen.unix  # not before it is ours: somebody else's is not removed at the end
+        port = 0 if listen.unix is not None else int(sockets[0].getsockname()[1])
+        for listener in sockets:
+            self._doors.append(await self._open(listener, listen))
+        self._timekeeper = asyncio.get_running_loop().create_task(self._keep_time())
+        return port
+
+    async def _open(self, listener: socket.socket, listen: Listen) -> Closable:
+        if self._certificate is not None or listen.proxy_protocol:
+            context = self._certificate.context if self._certificate is not None else None
+            return Door(self._site, listener, listen.proxy_protocol, context)
+        loop, make = asyncio.get_running_loop(), lambda: ClientConnection(self._site)
         if listen.unix is not None:
-            self._server = await loop.create_unix_server(client, sock=unix_socket(listen.unix), backlog=BACKLOG)
-            self._socket_file = listen.unix
-        else:
-            self._server = await loop.create_server(
-                client, listen.host, listen.port, backlog=BACKLOG, reuse_port=reuse_port or None
-            )
-        self._timekeeper = loop.create_task(self._keep_time())
-        return 0 if listen.unix is not None else int(self._server.sockets[0].getsockname()[1])
+            return await loop.create_unix_server(make, sock=listener, backlog=BACKLOG)
+        return await loop.create_server(make, sock=listener, backlog=BACKLOG)
 
     def renew_certificate(self) -> None:
         """Read the files of `listen.tls` again. Raises ConfigError; then all stays as it was."""
@@ -72,21 +86,14 @@ class HttpServer:
 
     async def close(self) -> None:
         """Stop listening, close every connection."""
-        if self._server is not None:
-            self._server.close()
+        while self._doors:
+            self._doors.pop().close()
         if self._socket_file is not None:
             with suppress(OSError):
                 os.unlink(self._socket_file)
         if self._timekeeper is not None:
             self._timekeeper.cancel()
         await self._say_goodbye()
-
-    def _client(self, listen: Listen) -> Callable[[], asyncio.BaseProtocol]:
-        """What a new connection becomes."""
-        if listen.tls is None and not listen.proxy_protocol:
-            return lambda: ClientConnection(self._site)
-        context = self._certificate.context if self._certificate is not None else None
-        return lambda: Arrival(self._site, listen.proxy_protocol, context)
 
     async def _keep_time(self) -> None:
         """One clock for all connections: a timer for each would cost more than looking at all of them now and then."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
 import ssl
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -87,6 +90,14 @@ class Desk:
         await self.go.wait()
         call.send(b"data: 2\n\n")
         call.end(b"data: [DONE]\n\n")
+
+    async def completion(self, call: Call) -> None:
+        """A chat completion that says hello."""
+        call.body()
+        message = {"role": "assistant", "content": "hello"}
+        choices = [{"index": 0, "finish_reason": "stop", "message": message}]
+        answer = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": choices}
+        call.reply(200, json.dumps(answer).encode(), {})
 
 
 class Edge:
@@ -195,3 +206,19 @@ async def until(reached: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
         while not reached():  # noqa: ASYNC110 - there is no event to wait on
             await asyncio.sleep(0.002)
+
+
+@asynccontextmanager
+async def program(text: str, argument: str, ready: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    """A program that is ready, with the line in which it says so; stopped at the end. It never shows a trace."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", text, argument, **pipes)
+    assert process.stdout is not None
+    try:
+        line = (await process.stdout.readline()).decode()
+        assert ready in line
+        yield process, line
+    finally:
+        process.terminate()
+        _, errors = await process.communicate()
+        assert b"Traceback" not in errors, errors.decode()

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import resource
-import subprocess
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -16,7 +12,7 @@ from gateway.http.census import SPARE
 from gateway.http.files import KEPT_BACK, most_connections
 
 from ..engine import Engine
-from .conftest import Edge, MakeEdge, Wire, request, until
+from .conftest import Edge, MakeEdge, Wire, program, request, until
 
 
 def page(name: str) -> bytes:
@@ -166,22 +162,6 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (256, 1024))
 from gateway.main import run
 run(sys.argv[1])
 """
-
-
-@asynccontextmanager
-async def program(text: str, argument: str, ready: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
-    """A program that is ready, with the line in which it says so; stopped at the end. It never shows a trace."""
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", text, argument, **pipes)
-    assert process.stdout is not None
-    try:
-        line = (await process.stdout.readline()).decode()
-        assert ready in line
-        yield process, line
-    finally:
-        process.terminate()
-        _, errors = await process.communicate()
-        assert b"Traceback" not in errors, errors.decode()
 
 
 @pytest.mark.skipif(resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 4096, reason="4,096 open files are not allowed")
