@@ -18,7 +18,6 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
-from math import isfinite
 from typing import Protocol, cast
 
 
@@ -48,9 +47,13 @@ class Cost(CostFunction, Protocol):
         """What the machine in the store is told of it, for JSON: every price, none left to a default."""
 
 
+MOST_PRICE = 1e300
+"""Higher ones are taken for mistakes, like infinity and what is no number; an int can be higher than any float."""
+
+
 def _check_price(kind: str, name: str, value: object) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (number and isfinite(cast(float, value)) and cast(float, value) >= 0):
+    if not (number and 0 <= cast(float, value) <= MOST_PRICE):
         raise CostError(f"cost {kind}: {name} is {value!r}; expected a finite number of at least 0")
 
 
@@ -200,6 +203,7 @@ def parse_cost(spec: str | Mapping[str, object]) -> Cost:
     for name, value in settings.items():
         if not isinstance(value, tuple | None):
             _check_price(str(kind), name, value)
+            settings[name] = float(cast(float, value))  # 1 and 1.0 are one price, and are written as one
     return COSTS[kind](**settings)  # type: ignore[arg-type]
 
 
@@ -221,7 +225,7 @@ def _from_text(text: str) -> dict[str, object]:
 def _points(name: str, value: object) -> Points:
     try:
         return tuple((float(x), float(y)) for x, y in cast("Sequence[Sequence[float]]", value))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise CostError(f"cost piecewise: {name} is {value!r}; expected points [[tokens, service], ...]") from None
 
 

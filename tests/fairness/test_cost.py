@@ -15,6 +15,7 @@ REFUSED = {
     "unknown key": ({"kind": "weighted", "outptu": 2}, "'outptu' is unknown; expected input, output, cached_input"),
     "negative": ({"input": -1}, "input is -1; expected a finite number of at least 0"),
     "not finite": ({"output": float("nan")}, "output is nan"),
+    "larger than any float": ({"output": 10**400}, "output is 1000"),
     "not a number": ({"input": "much"}, "input is 'much'"),
     "truth": ({"input": True}, "input is True"),
     "dear cache": ({"input": 1, "cached_input": 3}, "cached_input 3 is dearer than input 1"),

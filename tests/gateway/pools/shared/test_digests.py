@@ -33,7 +33,8 @@ RECORDED: list[tuple[dict[str, Any], str, str]] = [  # of the pool; digest; SHA-
         "851b5e67216a1745",
         "228558f44cd2c2b0",
     ),
-    ({"cost": {"kind": "weighted", "input": 1, "output": 4}}, "0c0f24658a22224e", "e5d7acd4ba6d82eb"),
+    ({"cost": {"kind": "weighted", "input": 1, "output": 4}}, "21c8d2a42c7e294b", "57cd68c51753b9ad"),
+    ({"cost": "weighted:1,4"}, "21c8d2a42c7e294b", "57cd68c51753b9ad"),  # the same, in short
 ]
 
 
