@@ -28,7 +28,6 @@ from gateway.siblings import Place, Siblings
 from gateway.store.client import StoreClient
 from gateway.tenants.auth import Keyring
 from gateway.tenants.directory import TenantDirectory
-from gateway.tenants.held_bytes import HeldBytes
 from gateway.tenants.quota import LocalQuotas, Quotas
 from gateway.tenants.shared_quota import SharedQuotas
 
@@ -102,7 +101,6 @@ def build(config: GatewayConfig, log: LogWriter | None = None, place: Place | No
     keyring = Keyring(directory)
     tally = Tally(directory, config.observe.max_tenant_labels)
     metrics = Metrics(tally, pools)
-    memory = HeldBytes(config.limits.max_queued_bytes_per_tenant, config.limits.max_queued_bytes)
     workers = [worker for pool in config.pools.values() for worker in pool.workers]
     upstream = HttpUpstream(workers, config.timeouts)
     engines = {worker.url: Engine() for worker in workers}
@@ -113,7 +111,6 @@ def build(config: GatewayConfig, log: LogWriter | None = None, place: Place | No
         engines,
         timeouts=config.timeouts,
         quotas=quotas,
-        memory=memory,
         clock=clock,
         stopwatch=time.perf_counter,
         on_end=_on_end(tally, log if config.observe.access_log else None),
@@ -122,7 +119,8 @@ def build(config: GatewayConfig, log: LogWriter | None = None, place: Place | No
     siblings = Siblings(place, metrics.page) if place is not None else None
     pages = Pages(config, keyring, metrics, lambda: gateway.ready(), pools, siblings)
     server = HttpServer(hotpath.serve, keyring.tenant, ENDPOINTS, pages.by_path(), config.limits)
-    metrics.registry.register(ProcessCollector(server.census, memory, lambda: log.dropped if log is not None else 0))
+    dropped = (lambda: log.dropped) if log is not None else (lambda: 0)
+    metrics.registry.register(ProcessCollector(server.census, server.memory, dropped))
     gateway = Gateway(config, pools, hotpath, server, upstream, engines, probers, store, siblings)
     return gateway
 

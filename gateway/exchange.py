@@ -9,7 +9,6 @@ from gateway.openai.endpoint import Ask
 from gateway.pools.port import Pool
 from gateway.ports import Call
 from gateway.record import Record
-from gateway.tenants.held_bytes import HeldBytes
 
 
 class Route:
@@ -29,11 +28,7 @@ class Job:
     `leave`.
     """
 
-    def __init__(
-        self, tenant: TenantConfig, ask: Ask, route: Route, ticket: Ticket, record: Record, memory: HeldBytes
-    ) -> None:
-        self._memory = memory
-        self._held = 0
+    def __init__(self, tenant: TenantConfig, ask: Ask, route: Route, ticket: Ticket, record: Record) -> None:
         self.tenant = tenant
         self.ask = ask
         self.route = route
@@ -52,23 +47,8 @@ class Job:
         """Its engine did not serve it after all."""
         self.consumed = False
 
-    def hold_body(self) -> str | None:
-        """Account for the memory of its body, or say which bound that would cross (see `HeldBytes`)."""
-        size = len(self.ask.body)
-        refusal = self._memory.hold(self.tenant.id, size)
-        if refusal is None:
-            self._held = size
-        return refusal
-
-    def drop_body(self) -> None:
-        """It is not going to be sent again. May be repeated."""
-        if self._held:
-            self._memory.release(self.tenant.id, self._held)
-            self._held, self.ask.body = 0, b""
-
     def leave(self, now: float) -> None:
         """Give back whatever it holds. May be repeated."""
-        self.drop_body()
         if self.consumed and self.ticket.state is State.RUNNING and not self.ask.stream:
             self._charge_unseen(now)
         self.pool.leave(self.ticket, consumed=self.consumed)
@@ -100,7 +80,15 @@ class Exchange:
         self.job: Job | None = None
         self.begun = False
 
+    def drop_body(self) -> None:
+        """It is not going to be sent again. May be repeated."""
+        if self.job is not None:
+            self.job.ask.body = b""
+        self.call.release_body()
+
     def release(self, now: float) -> None:
+        """Let go of everything. May be repeated."""
+        self.drop_body()
         if self.job is not None:
             self.job.leave(now)
 

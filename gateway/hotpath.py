@@ -36,8 +36,7 @@ from gateway.openai.estimate import Estimator
 from gateway.pools.drain_rate import retry_headers
 from gateway.ports import Call, ClientGone, Patience, Upstream
 from gateway.record import Record
-from gateway.refusals import memory_full, no_healthy_worker, refused
-from gateway.tenants.held_bytes import HeldBytes
+from gateway.refusals import no_healthy_worker, refused
 from gateway.tenants.quota import Quotas
 
 logger = logging.getLogger("gateway")
@@ -63,7 +62,6 @@ class HotPath:
         *,
         timeouts: Timeouts,
         quotas: Quotas,
-        memory: HeldBytes,
         clock: Callable[[], float],
         stopwatch: Callable[[], float],
         on_end: Callable[[Record], None],
@@ -75,7 +73,6 @@ class HotPath:
         self._stream_patience = Patience(timeouts.first_byte_s, timeouts.idle_s)
         self._answer_patience = Patience(timeouts.answer_s, timeouts.idle_s)
         self._quotas = quotas
-        self.memory = memory
         self._clock = clock
         self._stopwatch = stopwatch
         self._on_end = on_end
@@ -137,15 +134,13 @@ class HotPath:
             adapter=route.adapter,
             priority=tenant.priority,
         )
-        return Job(tenant, ask, route, ticket, record, self.memory)
+        return Job(tenant, ask, route, ticket, record)
 
     async def _admit(self, job: Job) -> None:
         if self.draining:
             raise Overloaded("draining", "The gateway is shutting down.", retry_after=job.pool.retry_after())
         if not job.pool.healthy():
             raise no_healthy_worker(job.pool)
-        if (full := job.hold_body()) is not None:
-            raise memory_full(full, job.pool)
         wait = await self._quotas.admit(job.tenant.id, job.ticket.id, self._clock())
         if wait is not None:
             message = f"Tenant {job.tenant.id} is over its limit of {job.tenant.rpm} requests a minute."
@@ -235,7 +230,7 @@ class HotPath:
         job = exchange.job
         assert job is not None
         exchange.record.first_byte = self._stopwatch()
-        job.drop_body()
+        exchange.drop_body()
         if job.ask.stream:
             exchange.call.begin(self._headers(exchange))
             exchange.record.status, exchange.begun = 200, True

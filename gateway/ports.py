@@ -32,6 +32,9 @@ class Call(Protocol):
     def body(self) -> bytes:
         """The whole body. Raises the ApiError that stands in its way: no key, too large..."""
 
+    def release_body(self) -> None:
+        """Nobody keeps the body any more: its memory is there for others. May be repeated."""
+
     def begin(self, headers: Mapping[str, str]) -> None:
         """Start an answer of events, status 200. Raises ClientGone."""
 

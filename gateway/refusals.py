@@ -5,7 +5,6 @@ from __future__ import annotations
 from fairness import Refusal
 from gateway.errors import ApiError, Invalid, Overloaded, QueueTimeout, RateLimited
 from gateway.pools.port import Pool
-from gateway.tenants.held_bytes import TENANT_FULL
 
 
 def refused(refusal: Refusal, pool: Pool) -> ApiError:
@@ -23,14 +22,6 @@ def refused(refusal: Refusal, pool: Pool) -> ApiError:
         return timed_out(pool, wait)
     code = "rate_limit_exceeded" if refusal.reason == "rate_limit" else refusal.reason
     return RateLimited(code, f"{refusal.message}.", retry_after=wait)
-
-
-def memory_full(which: str, pool: Pool) -> ApiError:
-    """There is no memory for another body (see `HeldBytes`)."""
-    if which == TENANT_FULL:
-        message = "Too many bytes of this tenant's requests are waiting already."
-        return RateLimited(which, message, retry_after=pool.retry_after())
-    return Overloaded(which, "Too many bytes of requests are waiting already.", retry_after=pool.retry_after())
 
 
 def timed_out(pool: Pool, wait: float) -> ApiError:

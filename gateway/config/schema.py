@@ -177,9 +177,10 @@ class Timeouts(_Section):
 
 class Limits(_Section):
     """`max_unsent_bytes`: what a client that reads too slowly may leave unread before it is cut off.
-    `max_queued_bytes_per_tenant`: of bodies that one tenant may have in the gateway until an engine works on them; the
-    1,000 requests it may have in a queue can be 64 KiB each, a prompt of 16,000 tokens. `max_queued_bytes`: of all
-    tenants together, so that eight with all they may have fit, in a process that a small machine still has room for.
+    `max_queued_bytes_per_tenant`: of bodies that one tenant may have in the gateway, from their first byte until an
+    engine works on them; the 1,000 requests it may have in a queue can be 64 KiB each, a prompt of 16,000 tokens.
+    `max_queued_bytes`: of all tenants together, so that eight with all they may have fit, in a process that a small
+    machine still has room for.
     `max_connections`: by default as many as half of the files that the process may open. `max_connections_per_address`:
     without it no limit, since all clients of a load balancer come from one address. In seconds: `head_s` for a
     request's head from its first byte, `body_s` for its whole body, `idle_s` between two requests of a connection.

@@ -19,6 +19,9 @@ class Client(Protocol):
     def write(self, data: bytes) -> None:
         """Raises ClientGone."""
 
+    def release(self, call: HttpCall) -> None:
+        """Its body is not kept any more."""
+
     def answered(self, call: HttpCall) -> None:
         """The answer is complete."""
 
@@ -27,7 +30,8 @@ class Client(Protocol):
 class HttpCall:
     """`keep`: the connection may carry another request after this one. `unread`: bytes of its body may still come.
 
-    `payload` and `fault` are what `body` will return or raise; either is there before the call is served.
+    `payload` and `fault` are what `body` will return or raise; either is there before the call is served. `held`: bytes
+    of its body that are accounted for.
     """
 
     __slots__ = (
@@ -36,6 +40,7 @@ class HttpCall:
         "_head",
         "_sent",
         "fault",
+        "held",
         "http10",
         "keep",
         "key",
@@ -60,6 +65,7 @@ class HttpCall:
         self.tenant: TenantConfig | None = None
         self.fault: ApiError | None = None
         self.payload = b""
+        self.held = 0
         self._client = client
         self._chunked = False
         self._head = b""  # of an answer of events, until the first of them go out
@@ -68,8 +74,11 @@ class HttpCall:
     def body(self) -> bytes:
         if self.fault is not None:
             raise self.fault
-        payload, self.payload = self.payload, b""  # whoever asks keeps it from here on, and accounts for it
+        payload, self.payload = self.payload, b""  # whoever asks keeps it from here on
         return payload
+
+    def release_body(self) -> None:
+        self._client.release(self)
 
     def begin(self, headers: Mapping[str, str]) -> None:
         """The head waits for the first events, which are there when it begins: one write less a request."""

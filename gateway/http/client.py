@@ -103,6 +103,9 @@ class ClientConnection(asyncio.Protocol):
         self._site.census.leave(self)
         if self._watch is not None:
             self._watch.stop()
+        for call in (self._coming, self._call):
+            if call is not None:
+                self.release(call)
         if self._call is not None and not self._call.over and self._task is not None:
             self._task.cancel()
 
@@ -145,7 +148,11 @@ class ClientConnection(asyncio.Protocol):
             raise ClientGone
         transport.write(data)
 
+    def release(self, call: HttpCall) -> None:
+        self._site.release(call)
+
     def answered(self, call: HttpCall) -> None:
+        self.release(call)
         self._call = None
         self._task = None
         if not call.keep:
@@ -180,7 +187,7 @@ class ClientConnection(asyncio.Protocol):
                 data = reader.feed(data)
                 if self._coming is None and reader.head is not None:
                     self._meet(reader.head, bool(data))
-                if self._coming is not None and reader.done:
+                if self._coming is not None and self._keeps(self._coming) and reader.done:
                     self._take(self._coming, data)
                     return
         except ApiError as error:
@@ -206,6 +213,13 @@ class ClientConnection(asyncio.Protocol):
         self._coming = call
         if not self._reader.done:
             self._await_body(head, more)
+
+    def _keeps(self, call: HttpCall) -> bool:
+        """Whether there is memory for what has come of its body."""
+        full = self._site.hold(call, self._reader.size) if self._reader.size > call.held else None
+        if full is not None:
+            self._spoil(full)
+        return full is None
 
     def _await_body(self, head: Head, more: bool) -> None:
         self.deadline = self._loop.time() + self._site.limits.body_s
@@ -245,6 +259,7 @@ class ClientConnection(asyncio.Protocol):
         """What is being read cannot become a request. As far as its head was understood it is answered as one."""
         call = self._coming or HttpCall(self, request_id(None), keep=False)
         self._coming = None
+        self._reader.begin()
         call.fault, call.keep = error, False
         self._site.census.serves(self)
         self._start(call, unread=True)

@@ -21,7 +21,8 @@ _CHUNK: Final = 16
 
 @final
 class RequestReader:
-    """`head` appears when the head is whole, `done` turns true with the last byte of the body.
+    """`head` appears when the head is whole, `done` turns true with the last byte of the body, of which there are
+    `size` here.
 
     After an error it must not be fed again. After a request `begin` the next.
     """
@@ -34,11 +35,11 @@ class RequestReader:
         "_most_head",
         "_parser",
         "_raw",
-        "_size",
         "_tail",
         "done",
         "head",
         "keep",
+        "size",
     )
 
     def __init__(self, most_head: int, most_body: int) -> None:
@@ -54,7 +55,7 @@ class RequestReader:
         self._raw: bytearray | None = None  # what came of a head that is not whole
         self._tail = b""  # the last bytes of a chunked body that is not whole
         self._body: bytes | bytearray = b""
-        self._size = 0
+        self.size = 0
         self._framing = 0
         self._chunks = 0
 
@@ -125,10 +126,10 @@ class RequestReader:
     # -- the body ----------------------------------------------------------------------------------------------
 
     def _feed_body(self, data: bytes, length: int) -> bytes:
-        missing = length - self._size
+        missing = length - self.size
         piece, rest = (data, b"") if len(data) <= missing else (data[:missing], data[missing:])
         self.on_body(piece)
-        self.done = self._size == length
+        self.done = self.size == length
         return rest
 
     def _feed_chunked(self, data: bytes) -> bytes:
@@ -147,10 +148,10 @@ class RequestReader:
         return b""
 
     def _feed_chunks(self, piece: memoryview) -> None:
-        before = self._size
+        before = self.size
         self._parse(piece)
-        self._framing += len(piece) - (self._size - before)
-        if self._size > self._most_body:
+        self._framing += len(piece) - (self.size - before)
+        if self.size > self._most_body:
             raise self._too_large()
         if self._framing > self._most_head + _CHUNK * self._chunks:
             raise HeadTooLarge("head_too_large", f"Extensions or trailers are larger than {self._most_head} bytes.")
@@ -168,7 +169,7 @@ class RequestReader:
         self._chunks += 1
 
     def on_body(self, piece: bytes) -> None:
-        self._size += len(piece)
+        self.size += len(piece)
         if not self._body:
             self._body = piece
         elif isinstance(self._body, bytes):

@@ -25,6 +25,7 @@ from gateway.http.listener import BACKLOG, listeners
 from gateway.http.pages import Page
 from gateway.http.site import Authenticate, Serve, Site
 from gateway.http.tls import Certificate
+from gateway.tenants.held_bytes import HeldBytes
 
 logger = logging.getLogger("gateway")
 GOODBYE_S: Final = 1.0
@@ -51,7 +52,8 @@ class HttpServer:
     ) -> None:
         most = limits.max_connections or most_connections(raise_limit())
         self.census = Census(most, limits.max_connections_per_address)
-        self._site = Site(serve, authenticate, endpoints, pages, limits, self.census)
+        self.memory = HeldBytes(limits.max_queued_bytes_per_tenant, limits.max_queued_bytes)
+        self._site = Site(serve, authenticate, endpoints, pages, limits, self.census, self.memory)
         self._certificate: Certificate | None = None
         self._doors: list[Closable] = []
         self._socket_file: str | None = None

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Container, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from gateway.config.schema import Limits, TenantConfig
-from gateway.errors import ApiError, MethodNotAllowed, NotFound
+from gateway.errors import ApiError, MethodNotAllowed, NotFound, Overloaded, RateLimited
 from gateway.http.answers import date
 from gateway.http.call import HttpCall
 from gateway.http.census import Census, too_many
 from gateway.http.pages import Page
+from gateway.tenants.held_bytes import TENANT_FULL, HeldBytes
 
 Serve = Callable[[HttpCall], Awaitable[None]]
 Authenticate = Callable[[str | None], TenantConfig]
+RETRY_S: Final = 1.0
+"""After which bytes that wait are fewer, as far as one can say before it is known what they wait for."""
 
 
 @dataclass(slots=True)
@@ -27,7 +31,25 @@ class Site:
     pages: Mapping[str, Page]
     limits: Limits
     census: Census
+    memory: HeldBytes
     date: bytes = date()
+
+    def hold(self, call: HttpCall, size: int) -> ApiError | None:
+        """Account for `size` bytes of its body, as many as are here now; why they cannot be kept."""
+        full = self.memory.hold(_owner(call), size - call.held)
+        if full is None:
+            call.held = size
+            return None
+        if full == TENANT_FULL:
+            message = "Too many bytes of this tenant's requests are waiting already."
+            return RateLimited(full, message, retry_after=RETRY_S)
+        return Overloaded(full, "Too many bytes of requests are waiting already.", retry_after=RETRY_S)
+
+    def release(self, call: HttpCall) -> None:
+        """Nobody keeps its body any more. May be repeated."""
+        if call.held:
+            self.memory.release(_owner(call), call.held)
+            call.held = 0
 
     def serves(self, call: HttpCall) -> bool:
         """Whether it goes to the hot path, which then knows of its faults too."""
@@ -64,3 +86,8 @@ class Site:
         except ApiError as error:
             return error
         return None
+
+
+def _owner(call: HttpCall) -> str:
+    """Whose bytes it sends; those of a page's caller, who needs no key, are nobody's."""
+    return call.tenant.id if call.tenant is not None else ""

@@ -42,7 +42,7 @@ class ProcessCollector(Collector):
             value=connections.evicted,
         )
         yield GaugeMetricFamily(
-            "fairgate_queued_bytes", "Bytes of bodies of requests that wait", value=self._memory.total
+            "fairgate_queued_bytes", "Bytes of bodies that are read or wait", value=self._memory.total
         )
         yield CounterMetricFamily(
             "fairgate_log_lines_dropped",

@@ -1,8 +1,9 @@
-"""The memory that bodies of requests take while the requests wait: so much for each tenant, and so much in all.
+"""The memory that bodies of requests take while they are read and wait: so much for each tenant, and so much in all.
 
 A queue bounds requests, and a request may be four bytes or four megabytes: 1,000 requests of one tenant at 4 MiB each
 are 4 GB. Whoever keeps a body asks here first, and gives back exactly what was granted when the body is let go of.
-A body that is still being read can be held the same way: its Content-Length at the head, or each piece as it comes.
+A body that is still being read is held piece by piece as it comes: a Content-Length alone takes no memory, and held at
+the head it would keep others out for nothing.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ class House:
         assert self.pool.idle(), "something still waits or runs"
         assert all(worker.reserved == 0 for worker in self.workers().values()), "room was not given back"
         assert not self.pool._turns
-        assert self.gateway.hotpath.memory.total == 0, "a body is still accounted for"
+        assert self.gateway.server.memory.total == 0, "a body is still accounted for"
 
 
 class SharedHouse(House):
@@ -139,7 +139,7 @@ class SharedHouse(House):
             await until(self.settled)
         await self.gateway.close()
         assert not len(self.pool.held), "something still waits or runs"
-        assert self.gateway.hotpath.memory.total == 0, "a body is still accounted for"
+        assert self.gateway.server.memory.total == 0, "a body is still accounted for"
         assert all(worker.reserved == 0 for worker in self.workers().values()), "room was not given back"
         left = self._store.command("KEYS", self._prefix + ":*")
         assert not [key for key in left if key.split(":")[-1] in ("tickets", "replicas", "leases")], "it has not left"

@@ -81,7 +81,7 @@ async def test_connections_and_bodies_that_wait_are_gauges(make_house: MakeHouse
     house.engine.go.set()
     for response in await asyncio.gather(*calls):
         await response.read()
-    await until(lambda: house.gateway.hotpath.memory.total == 0)
+    await until(lambda: house.gateway.server.memory.total == 0)
     assert (await scrape(house))["fairgate_queued_bytes",] == 0
 
 

@@ -178,7 +178,7 @@ async def test_bodies_that_wait_are_bounded_per_tenant_429_and_in_all_503(make_h
     """What an engine works on no longer counts, and what was refused never did."""
     limits = {"max_body_bytes": 4000, "max_queued_bytes_per_tenant": 5000, "max_queued_bytes": 7000}
     house = await make_house(Engine(hold_before=2), limits=limits, worker={"slots": 1})
-    memory = house.gateway.hotpath.memory
+    memory = house.gateway.server.memory
     big = {"messages": [{"role": "user", "content": "x" * 2900}]}
     async with house.post(chat(stream=True)):  # it has begun to answer
         assert memory.total == 0
@@ -192,6 +192,32 @@ async def test_bodies_that_wait_are_bounded_per_tenant_429_and_in_all_503(make_h
     for answer in await asyncio.gather(*waiting):
         assert answer.status == 200
         answer.release()
+    await until(lambda: memory.total == 0)
+    memory.check_integrity()
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 4000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\nfa0\r\n"])
+async def test_bodies_count_from_their_first_byte(make_local_house: MakeHouse, framing: bytes) -> None:
+    """Else a tenant with many connections could fill the memory with bodies that it never ends."""
+    limits = {"max_body_bytes": 4000, "max_queued_bytes_per_tenant": 5000, "max_queued_bytes": 7000}
+    house = await make_local_house(limits=limits)
+    memory = house.gateway.server.memory
+    reader, writer = await asyncio.open_connection("127.0.0.1", house.gateway.port)
+    writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nx-api-key: key-a\r\n" + framing + b"{" * 2900)
+    await until(lambda: memory.of("a") == 2900)
+    big = {"messages": [{"role": "user", "content": "x" * 2900}]}
+    comes_back(await refused(house, 429, "queued_bytes_exceeded", "rate_limit_error", chat(**big)))
+    assert memory.of("a") == 2900, "what was refused still counts"
+    async with house.post(chat(**big), key="key-b") as response:
+        assert response.status == 200
+    writer.write(b"{" * 1100)  # whole, and no JSON
+    if b"chunked" in framing:
+        writer.write(b"\r\n0\r\n\r\n")
+    assert (await reader.readline()).startswith(b"HTTP/1.1 400")
+    assert memory.total == 0
+    writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nx-api-key: key-a\r\n" + framing + b"{" * 2900)
+    await until(lambda: memory.of("a") == 2900)
+    writer.close()
     await until(lambda: memory.total == 0)
     memory.check_integrity()
 
