@@ -21,7 +21,7 @@ def gateway(
     """Run the gateway alone, in front of the workers that its configuration names.
 
     Several processes share one queue over the store that the configuration names, or else over one that is started for
-    them and ends with them: pip install 'fairgate[store]'.
+    them and ends with them: pip install 'fairgate\\[store]'.
     """
     from gateway.config.load import load_config
     from gateway.errors import GatewayError

@@ -67,7 +67,7 @@ def test_the_processor_time_of_children_counts(one_round, tmp_path):
     """As where a path names a script: it waits, and the server that it started works."""
 
     def behind_a_script(setting):
-        return ["/bin/sh", "-c", '"$@"; exit 1', "sh", *servers(None, None)[0].command(setting)]
+        return ["/bin/sh", "-c", '"$@" & trap "kill $!" TERM; wait', "sh", *servers(None, None)[0].command(setting)]
 
     with bench.started(one_round([Server("script", behind_a_script)]), tmp_path) as running:
         assert running.window(SHORT, "script").request_us > 1
