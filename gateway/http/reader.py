@@ -163,7 +163,7 @@ class RequestReader:
     # -- called by httptools, whose parser passes on no error of ours -----------------------------------------
 
     def on_headers_complete(self) -> None:
-        """Asked later, it would no longer know: at the end of a message, which for most GETs is here too, it forgets."""
+        """Asked later it would not know: it forgets at the end of a message, which for a GET without a body is here."""
         if self._parser is not None:
             self.keep = self._parser.should_keep_alive()
 

@@ -65,6 +65,22 @@ async def test_what_is_sent_ahead_is_bounded(make_edge: MakeEdge) -> None:
     await wire.close()
 
 
+async def test_reading_goes_on_when_nothing_is_left_of_what_was_sent_ahead(make_edge: MakeEdge) -> None:
+    """The second request ends where what was read ends, and is so large that no more was."""
+    edge = await make_edge()
+    edge.desk.how = edge.desk.wait
+    wire = await edge.connect()
+    wire.send(request(b"1"))
+    await until(lambda: edge.desk.entered == 1)
+    wire.send(request(b"x" * 70_000))
+    await asyncio.sleep(0.05)  # so that it has come: otherwise this proves nothing
+    edge.desk.go.set()
+    assert [len((await wire.answer())[2]) for _ in range(2)] == [1, 70_000]
+    wire.send(request(b"3"))
+    assert (await wire.answer())[2] == b"3"
+    await wire.close()
+
+
 async def _send_all(writer: asyncio.StreamWriter, raw: bytes, times: int) -> None:
     for _ in range(times):
         writer.write(raw)
