@@ -153,7 +153,12 @@ class Supervisor:
 
 
 def _check(config: GatewayConfig, processes: int) -> None:
-    """Raises ConfigError: what a store cannot have is told here in words that do not ask where the store comes from."""
+    """Raises ConfigError. What a store cannot have is told here in words that do not ask where the store comes from."""
+    if config.listen.unix is not None:
+        text = (
+            f"cannot be used with --processes {processes}: one process alone can listen there; expected host and port"
+        )
+        raise ConfigError(f"listen.unix: {text}")
     for name, pool in config.pools.items() if config.store is None else ():
         for key, reason in pool.not_shared():
             text = f"cannot be used with --processes {processes}, which shares the queue over a store: {reason}"

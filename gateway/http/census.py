@@ -1,7 +1,8 @@
 """Who is connected, and who may still come in.
 
 A place is worth most to a client whose request is being served, least to one that says nothing. So when all places are
-taken, the one that has been waited for the longest goes (idle between requests, in a slow head, in a slow handshake).
+taken, the one that has been waited for the longest goes (idle between requests, in a slow head, in a slow handshake,
+or slow to read the last answer).
 When everybody is served, newcomers have one of a few spare places, in which they can ask for a page, so that health can
 be asked for then too; and only when nobody of those goes either is one turned away.
 """
@@ -91,7 +92,7 @@ class Census:
         return guest not in self._spare
 
     def awaits(self, guest: Guest) -> None:
-        """It has its answer, and is waited for from now on."""
+        """It has its answer, and is waited for from now on: for another request, or to read and go."""
         if guest in self._guests:
             self._waiting[guest] = None
 

@@ -46,6 +46,7 @@ class ClientConnection(asyncio.Protocol):
         self._call: HttpCall | None = None  # it is being answered
         self._task: asyncio.Task[None] | None = None
         self._ahead = b""
+        self._paused = False
         self._lingering = False
         self._dropped = 0
         self._ended = False
@@ -80,6 +81,7 @@ class ClientConnection(asyncio.Protocol):
         elif self._call is not None or self._ahead:
             self._ahead += data
             if len(self._ahead) > MOST_AHEAD and self._transport is not None:
+                self._paused = True
                 self._transport.pause_reading()
                 self._look_after()
         else:
@@ -129,8 +131,9 @@ class ClientConnection(asyncio.Protocol):
             self._arrival.cancel()
 
     def close(self) -> None:
-        """Close when what was written is sent."""
+        """Close when what was written is sent. Who does not read it can be made to go before (see Census)."""
         self.deadline = self._loop.time() + FLUSH_S
+        self._site.census.awaits(self)
         if self._transport is not None:
             self._transport.close()
 
@@ -160,7 +163,7 @@ class ClientConnection(asyncio.Protocol):
             return
         self.deadline = self._loop.time() + self._site.limits.idle_s
         self._site.census.awaits(self)
-        if self._ahead or self._ended:
+        if self._ahead or self._ended or self._paused:
             self._loop.call_soon(self._go_on)
 
     # -- requests ----------------------------------------------------------------------------------------------
@@ -177,6 +180,7 @@ class ClientConnection(asyncio.Protocol):
         if self._ended:  # what is there of another request will never be whole
             self.close()
         else:
+            self._paused = False
             transport.resume_reading()
 
     def _read(self, data: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import resource
 from typing import Final
 
@@ -9,6 +10,19 @@ KEPT_BACK: Final = 64
 """Files for all that is not a client or its worker: logs, the store, probes, listeners, the event loop's own."""
 ENOUGH: Final = 1 << 20
 """More is not asked for: some systems name billions, and the kernel reserves a table for what is set."""
+
+
+logger = logging.getLogger("gateway")
+
+
+def places(wanted: int | None) -> int:
+    """Clients that may be connected: as many as are `wanted`, or as there is room for; never more than that."""
+    files = raise_limit()
+    most = most_connections(files)
+    if wanted is not None and wanted > most:
+        why = f"{files} open files are allowed (ulimit -n), and {files - most} of them are for workers and the rest"
+        logger.warning("gateway: limits.max_connections: %d are not possible, it is %d: %s", wanted, most, why)
+    return most if wanted is None else min(wanted, most)
 
 
 def raise_limit() -> int:

@@ -100,9 +100,8 @@ class RequestReader:
 
     def _head_is(self, raw: bytes, piece: bytes, rest: bytes) -> bytes:
         self._check_head_size(len(raw))
-        parser = self._parse(piece)
+        self._parse(piece)
         self.head = head = Head(raw)
-        self.keep = parser.should_keep_alive()
         self.done = head.length == 0
         self._raw = None
         if head.length >= 0:
@@ -113,11 +112,10 @@ class RequestReader:
         if size > self._most_head:
             raise HeadTooLarge("head_too_large", f"The head is larger than {self._most_head} bytes, the limit here.")
 
-    def _parse(self, piece: bytes | memoryview) -> HttpRequestParser:
+    def _parse(self, piece: bytes | memoryview) -> None:
         assert self._parser is not None
         try:
             self._parser.feed_data(piece)
-            return self._parser
         except HttpParserUpgrade:
             raise bad_request("there is no other protocol to upgrade to; send the request without Upgrade") from None
         except HttpParserError as error:
@@ -164,6 +162,11 @@ class RequestReader:
         return BodyTooLarge("body_too_large", f"The body is larger than {self._most_body} bytes, the limit here.")
 
     # -- called by httptools, whose parser passes on no error of ours -----------------------------------------
+
+    def on_headers_complete(self) -> None:
+        """Asked later it would not know: it forgets at the end of a message, which for a GET without a body is here."""
+        if self._parser is not None:
+            self.keep = self._parser.should_keep_alive()
 
     def on_chunk_header(self) -> None:
         self._chunks += 1

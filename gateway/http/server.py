@@ -20,7 +20,7 @@ from gateway.http.answers import date
 from gateway.http.arrival import Door
 from gateway.http.census import Census
 from gateway.http.client import ClientConnection
-from gateway.http.files import most_connections, raise_limit
+from gateway.http.files import places
 from gateway.http.listener import BACKLOG, listeners
 from gateway.http.pages import Page
 from gateway.http.site import Authenticate, Serve, Site
@@ -50,8 +50,7 @@ class HttpServer:
         pages: Mapping[str, Page],
         limits: Limits,
     ) -> None:
-        most = limits.max_connections or most_connections(raise_limit())
-        self.census = Census(most, limits.max_connections_per_address)
+        self.census = Census(places(limits.max_connections), limits.max_connections_per_address)
         self.memory = HeldBytes(limits.max_queued_bytes_per_tenant, limits.max_queued_bytes)
         self._site = Site(serve, authenticate, endpoints, pages, limits, self.census, self.memory)
         self._certificate: Certificate | None = None

@@ -36,6 +36,12 @@ def test_what_shared_state_has_not_is_told_in_terms_of_the_option(tmp_path, engi
     assert "pools.main.ttft_objective_s: cannot be used with --processes 2" in said
 
 
+def test_a_unix_socket_is_not_shared(tmp_path, engine):
+    said = refused(tmp_path, settings_of(engine, listen={"unix": str(tmp_path / "s")}), "--processes", "2")
+    assert "listen.unix: cannot be used with --processes 2" in said
+    assert not (tmp_path / "s").exists()
+
+
 @pytest.mark.parametrize("share", [False, True], ids=["alone", "shared"])
 def test_a_port_that_is_taken_is_told_once(tmp_path, engine, share):
     with socket.socket() as other:

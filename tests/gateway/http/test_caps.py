@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import socket
 from pathlib import Path
 
 import pytest
 
 from gateway.http.census import SPARE
 from gateway.http.files import KEPT_BACK, most_connections
+from gateway.ports import Call
 
 from ..engine import Engine
 from .conftest import Edge, MakeEdge, Wire, program, request, until
@@ -56,6 +58,25 @@ async def test_half_a_head_makes_room_too(make_edge: MakeEdge) -> None:
     assert (await newcomer.answer())[0] == 200
     assert await slow.closed()
     await newcomer.close()
+
+
+async def test_one_that_does_not_read_its_last_answer_makes_room_too(make_edge: MakeEdge) -> None:
+    """Else whoever asks for large pages and reads none holds a place for as long as an answer may take to go."""
+
+    async def much(call: Call) -> None:
+        call.reply(200, b"x" * 30_000_000, {})
+
+    edge = await make_edge(max_connections=1)
+    edge.desk.how = much
+    with socket.create_connection(("127.0.0.1", edge.port)) as deaf:
+        deaf.sendall(request(b"1", "Connection: close"))
+        await until(lambda: edge.desk.entered == 1)
+        edge.desk.how = edge.desk.echo
+        newcomer = await edge.connect()
+        newcomer.send(request(b"2"))
+        assert (await newcomer.answer())[0] == 200
+        await newcomer.close()
+    assert edge.server.census.evicted == 1
 
 
 async def test_a_request_under_way_never_makes_room(make_edge: MakeEdge) -> None:
@@ -142,6 +163,7 @@ pools: {main: {models: [m], workers: [{url: "ENGINE", slots: 8, kv_tokens: 10000
 # the key is "key"
 tenants: [{id: a, keys_sha256: [2c70e12b7a0646f92279f427c7b38e7334d8e5389cff167a1dc30e73f826b683]}]
 health: {interval_s: 0.05}
+limits: LIMITS
 """
 CROWD = """
 import asyncio, resource, socket, sys
@@ -165,11 +187,13 @@ run(sys.argv[1])
 
 
 @pytest.mark.skipif(resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 4096, reason="4,096 open files are not allowed")
-async def test_1200_idle_connections_against_1024_files(tmp_path: Path) -> None:
-    """In a process of its own with few files: healthz answers, the worker stays healthy, requests are served."""
+@pytest.mark.parametrize("limits", ["{}", "{max_connections: 5000}"], ids=["by default", "more than files"])
+async def test_1200_idle_connections_against_1024_files(tmp_path: Path, limits: str) -> None:
+    """In a process of its own with few files: healthz answers, the worker stays healthy, requests are served. Also with
+    more connections configured than there can be files."""
     engine = await Engine().start()
     config = tmp_path / "gateway.yaml"
-    config.write_text(CONFIG.replace("ENGINE", engine.url))
+    config.write_text(CONFIG.replace("ENGINE", engine.url).replace("LIMITS", limits))
     async with program(GATEWAY, str(config), "gateway ready on http://127.0.0.1:") as (gateway, line):
         port = line.split(",")[0].rpartition(":")[2]
         async with program(CROWD, port, "here"):

@@ -65,6 +65,22 @@ async def test_what_is_sent_ahead_is_bounded(make_edge: MakeEdge) -> None:
     await wire.close()
 
 
+async def test_reading_goes_on_when_nothing_is_left_of_what_was_sent_ahead(make_edge: MakeEdge) -> None:
+    """The second request ends where what was read ends, and is so large that no more was."""
+    edge = await make_edge()
+    edge.desk.how = edge.desk.wait
+    wire = await edge.connect()
+    wire.send(request(b"1"))
+    await until(lambda: edge.desk.entered == 1)
+    wire.send(request(b"x" * 70_000))
+    await asyncio.sleep(0.05)  # so that it has come: otherwise this proves nothing
+    edge.desk.go.set()
+    assert [len((await wire.answer())[2]) for _ in range(2)] == [1, 70_000]
+    wire.send(request(b"3"))
+    assert (await wire.answer())[2] == b"3"
+    await wire.close()
+
+
 async def _send_all(writer: asyncio.StreamWriter, raw: bytes, times: int) -> None:
     for _ in range(times):
         writer.write(raw)
@@ -107,8 +123,10 @@ async def test_continue_is_not_said_when_the_body_will_not_be_read(
 async def test_http10_is_closed_unless_it_asks(make_edge: MakeEdge) -> None:
     edge = await make_edge()
     wire = await edge.connect()
-    wire.send(request(b"1", "Connection: keep-alive", version="1.0"))
-    assert (await wire.answer())[1]["connection"] == "keep-alive"
+    page = b"GET /healthz HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
+    for raw in (page, request(b"1", "Connection: keep-alive", version="1.0")):
+        wire.send(raw)
+        assert (await wire.answer())[1]["connection"] == "keep-alive"
     wire.send(request(b"2", version="1.0"))
     status, fields, body = await wire.answer()
     assert (status, fields["connection"], body) == (200, "close", b"2")
@@ -180,12 +198,23 @@ async def test_a_wrong_path_or_method_does_not_cost_the_connection(make_edge: Ma
     await wire.close()
 
 
-async def test_connection_close_is_heeded(make_edge: MakeEdge) -> None:
+@pytest.mark.parametrize(
+    "raw",
+    [
+        request(b"1", "Connection: close"),
+        request(b"", "Connection: close"),
+        chunked(b"1", fields=b"Connection: close\r\n"),
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    ],
+)
+async def test_connection_close_is_heeded(make_edge: MakeEdge, raw: bytes) -> None:
     edge = await make_edge()
     wire = await edge.connect()
-    wire.send(request(b"1", "Connection: close") + request(b"2"))
-    assert (await wire.rest())[0] == [200]
-    assert edge.desk.seen == [b"1"]
+    wire.send(raw + request(b"2"))
+    found, got = await wire.rest()
+    assert found == [200]
+    assert b"\r\nConnection: close\r\n" in got
+    assert b"2" not in edge.desk.seen
 
 
 async def test_an_answer_that_broke_closes(make_edge: MakeEdge) -> None:

@@ -18,8 +18,9 @@ import pytest
 from gateway.config.schema import Tls
 from gateway.errors import ConfigError
 from gateway.http.tls import Certificate
+from gateway.ports import Call
 
-from .conftest import Edge, MakeEdge, request, until
+from .conftest import Edge, MakeEdge, Wire, request, until
 
 OPENSSL = shutil.which("openssl")
 CURL = shutil.which("curl")
@@ -94,6 +95,66 @@ async def test_a_client_that_leaves_is_noticed(make_edge: MakeEdge, pair: Pair) 
     await until(lambda: edge.desk.entered == 1)
     await wire.close()
     await until(lambda: edge.desk.cancelled == 1)
+
+
+async def test_a_client_that_does_not_read_is_cut_off(make_edge: MakeEdge, pair: Pair) -> None:
+    """What waits to be encrypted counts as unsent, and so does what was encrypted."""
+
+    async def floods(call: Call) -> None:
+        call.begin({})
+        while True:
+            call.send(b"x" * 100_000)
+            sent.append(1)
+            await asyncio.sleep(0)
+
+    sent: list[int] = []
+    edge = await make_edge(pair.listen(), max_unsent_bytes=200_000)
+    edge.desk.how = floods
+    wire = await edge.connect(trusting(pair))
+    wire.send(request())
+    await until(lambda: edge.desk.cancelled == 1)
+    assert len(sent) < 200, "20 MB; the system's own buffers take a few"
+    await until(lambda: len(edge.server.census) == 0)
+    await wire.close()
+
+
+async def test_what_is_sent_ahead_is_bounded(make_edge: MakeEdge, pair: Pair) -> None:
+    edge = await make_edge(pair.listen())
+    edge.desk.how = edge.desk.wait
+    wire = await edge.connect(trusting(pair))
+    one, many = request(b"x" * 50_000), 400
+
+    async def send() -> None:
+        for _ in range(many):
+            wire.send(one)
+            await wire.writer.drain()
+
+    sending = asyncio.ensure_future(send())
+    await until(lambda: edge.desk.entered == 1)
+    await asyncio.sleep(0.1)
+    assert not sending.done(), "20 MB went into buffers"
+    edge.desk.go.set()
+    for _ in range(many):
+        assert len((await wire.answer())[2]) == 50_000
+    await sending
+    await wire.close()
+
+
+@pytest.mark.parametrize("proxied", [False, True])
+@pytest.mark.parametrize("unix", [False, True])
+async def test_with_a_proxy_header_and_over_a_unix_socket(
+    make_edge: MakeEdge, pair: Pair, tmp_path: Path, proxied: bool, unix: bool
+) -> None:
+    """The header comes first and in the open, as load balancers send it that pass TLS through."""
+    path = {"unix": str(tmp_path / "s")} if unix else {}
+    edge = await make_edge({**pair.listen(), **path, "proxy_protocol": proxied}, max_connections_per_address=1)
+    with socket.socket(socket.AF_UNIX if unix else socket.AF_INET) as link:
+        link.connect(path["unix"] if unix else ("127.0.0.1", edge.port))
+        link.sendall(b"PROXY TCP4 192.0.2.7 198.51.100.1 4000 443\r\n" if proxied else b"")
+        wire = Wire(*await asyncio.open_connection(sock=link, ssl=trusting(pair), server_hostname="localhost"))
+        wire.send(request(b"1"))
+        assert (await wire.answer())[::2] == (200, b"1")
+        await wire.close()
 
 
 async def test_s_client(make_edge: MakeEdge, pair: Pair) -> None:
