@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from fairness import parse_cost
@@ -33,6 +34,7 @@ from gateway.tenants.shared_quota import SharedQuotas
 
 SERVING = ("own", "shared", "alone")
 """The modes of a pool in which it takes requests."""
+FIRST_LOOK_S = 1.0
 
 
 @dataclass(slots=True)
@@ -52,14 +54,22 @@ class Gateway:
     _probes: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def start(self) -> None:
-        """Listen and begin to watch the workers. Returns before the first probe is back; see `ready`.
-        Raises OSError when the address cannot be had."""
-        self.port = await self.server.start(self.config.listen, reuse_port=self.siblings is not None)
-        if self.siblings is not None:
-            await self.siblings.start()
+        """Look at the workers once, then listen: whoever comes first would else hear that there is none. One that says
+        nothing is not waited for longer than `FIRST_LOOK_S`. Raises OSError when the address cannot be had; `close` is
+        to be called then too."""
         for pool in self.pools.values():
             pool.start()
         self._probes = [asyncio.create_task(prober.run()) for prober in self.probers]
+        await self._first_look()
+        self.port = await self.server.start(self.config.listen, reuse_port=self.siblings is not None)
+        if self.siblings is not None:
+            await self.siblings.start()
+
+    async def _first_look(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_LOOK_S):
+                for prober in self.probers:
+                    await prober.looked.wait()
 
     def ready(self) -> bool:
         """Some pool takes requests and has a healthy worker, and the gateway is not draining."""

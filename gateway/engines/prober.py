@@ -28,7 +28,7 @@ METRICS_PATH = "/metrics"
 
 
 class Prober:
-    """Watches one worker of one pool for as long as `run` runs."""
+    """Watches one worker of one pool for as long as `run` runs. `looked`: the first probe is over, well or not."""
 
     def __init__(self, pool: Pool, worker: WorkerConfig, engine: Engine, upstream: Upstream, health: Health) -> None:
         self._pool = pool
@@ -36,6 +36,7 @@ class Prober:
         self._engine = engine
         self._upstream = upstream
         self._health = health
+        self.looked = asyncio.Event()
         self._soon = asyncio.Event()
         self._bad = 0
         self._good: bool | None = None
@@ -50,6 +51,7 @@ class Prober:
     async def run(self) -> None:
         while True:
             await self._probe()
+            self.looked.set()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._pause()):
                     await self._soon.wait()

@@ -6,6 +6,7 @@ import asyncio
 import json
 
 import pytest
+from aiohttp import web
 
 from .conftest import MakeHouse, chat, until
 from .engine import Engine, Script
@@ -146,6 +147,28 @@ async def test_a_worker_that_calls_itself_unhealthy_gets_nothing(make_house: Mak
     async with house.post(chat()) as response:
         assert response.status == 200
     assert not sick.seen
+
+
+async def test_whoever_comes_first_finds_the_workers_that_are_there(make_house: MakeHouse) -> None:
+    """A gateway that comes back is asked the moment it listens; a worker that has not been looked at is not away."""
+    house = await make_house(wait=False)
+    async with house.post(chat()) as response:
+        assert response.status == 200
+
+
+class Silent(Engine):
+    """Takes connections, and does not say how it is."""
+
+    async def _health(self, request: web.Request) -> web.Response:
+        await self.go.wait()
+        return await super()._health(request)
+
+
+async def test_a_worker_that_says_nothing_does_not_keep_the_gateway_from_listening(make_house: MakeHouse) -> None:
+    async with asyncio.timeout(60):
+        house = await make_house(Silent(), health={"timeout_s": 3600}, wait=False)
+        async with house.session.get(house.url + "/healthz") as response:
+            assert response.status == 200
 
 
 async def test_the_size_of_a_worker_is_read_from_its_metrics(make_house: MakeHouse) -> None:
