@@ -127,6 +127,9 @@ class PlainCall:
     def body(self) -> bytes:
         return self._body
 
+    def release_body(self) -> None:
+        """Nothing is accounted for here."""
+
     def begin(self, headers: Mapping[str, str]) -> None:
         self.status = 200
 
