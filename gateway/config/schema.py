@@ -72,8 +72,9 @@ class Tls(_Section):
 
 class Listen(_Section):
     """`unix`: path of a Unix socket to listen on in place of host and port. `tls`: only encrypted connections, TLS 1.2
-    at least; the files are read again on SIGHUP. `proxy_protocol`: every connection begins with the header, v1 or v2,
-    in which a load balancer says whom it speaks for; never switch it on where clients can connect themselves."""
+    at least; the files are read again when they change, and on SIGHUP. `proxy_protocol`: every connection begins with
+    the header, v1 or v2, in which a load balancer says whom it speaks for; never switch it on where clients can connect
+    themselves."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
