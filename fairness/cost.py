@@ -16,8 +16,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from itertools import pairwise
+from math import isfinite
 from typing import Protocol, cast
 
 
@@ -47,14 +49,12 @@ class Cost(CostFunction, Protocol):
         """What the machine in the store is told of it, for JSON: every price, none left to a default."""
 
 
-MOST_PRICE = 1e300
-"""Higher ones are taken for mistakes, like infinity and what is no number; an int can be higher than any float."""
-
-
 def _check_price(kind: str, name: str, value: object) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (number and 0 <= cast(float, value) <= MOST_PRICE):
-        raise CostError(f"cost {kind}: {name} is {value!r}; expected a finite number of at least 0")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        with suppress(OverflowError):  # an int that is larger than any float
+            if isfinite(value) and value >= 0:
+                return
+    raise CostError(f"cost {kind}: {name} is {value!r}; expected a finite number of at least 0")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -130,6 +131,18 @@ def test_empty_groups_launch_nothing_that_writes(slots: list[int]) -> None:
     assert torch.equal(case.out, before)
 
 
+@pytest.fixture
+def products_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each element of a product is summed in one order, wherever it stands, as on a GPU. The interpreter's own come
+    from BLAS, which on some processors rounds a row by its place in the matrix (try OPENBLAS_CORETYPE=Haswell)."""
+
+    def matmul(a: np.ndarray, b: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        return (a.astype(dtype)[:, :, None] * b.astype(dtype)[None]).sum(axis=1)
+
+    monkeypatch.setattr(np, "matmul", matmul)
+
+
+@pytest.mark.usefixtures("products_in_order")
 def test_deterministic_rows_do_not_depend_on_company() -> None:
     slots = popularity("zipf", 40, 4, seed=1)
     case = lora_case(slots, widths=(96, 32), in_width=320, ranks=(16, 40, 8), dtype=torch.float32)
@@ -139,6 +152,9 @@ def test_deterministic_rows_do_not_depend_on_company() -> None:
         out = start[company].clone()
         add_with(DETERMINISTIC, out, case.x[company], case.weights, plan_batch([slots[row] for row in company]))
         assert torch.equal(out, case.out[company]), company
+    otherwise = start.clone()
+    add_with(ROWS, otherwise, case.x, case.weights, case.plan)
+    assert not torch.equal(otherwise, case.out), "a control: sums in another order show"
 
 
 def test_control_a_kernel_that_leaves_a_row_out_is_caught() -> None:
