@@ -37,7 +37,7 @@ class PartRoom(HealthyRoom):
             PartWorker(w.id, part_of(w.slots, parts), part_of(w.tokens, parts), healthy=w.healthy, whole=w.tokens)
             for w in workers
         ]
-        super().__init__(own, dict.fromkeys((worker.id for worker in own), adapters))
+        super().__init__(own, dict.fromkeys([worker.id for worker in own], adapters))
         self.parts = parts
 
     def most(self, worker: Worker) -> int:
