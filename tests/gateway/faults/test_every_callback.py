@@ -18,8 +18,8 @@ from gateway.ports import ClientGone
 
 from ..conftest import until
 from ..engine import Script, stream_chunks, whole_answer
-from .path import Path, Places, WatchedCall
 from ..raw_engine import ABORT, CLOSE, HOLD, Answer, Asked, RawEngine, chunked, event, http
+from .path import Path, Places, WatchedCall
 
 BODY = b'{"model":"m","messages":[],"max_tokens":3,"stream":%s}'
 ERROR = {"error": {"message": "worker died", "type": "InternalServerError", "code": 500}}
@@ -169,3 +169,24 @@ async def test_a_fault_at_every_callback(
     assert at > 4
     await path.close()
     await calm.close()
+
+
+async def test_who_leaves_as_a_whole_answer_comes_pays_for_what_that_says(engines: list[RawEngine]) -> None:
+    """At each call that the read makes in which all of it came. It ran for a while, which may be worth 100 tokens; but
+    now it is known that it was 3."""
+    three = _json(whole_answer("/v1/chat/completions", {"model": "m"}, Script(text=[["x"] * 3])))
+    path = Path(engines, PATIENT)
+    for engine in engines:
+        engine.answer = lambda asked: Answer([http(200, three)])
+        path.known[engine.url].pace.ended(10**9, 1, 1.0)
+    body = b'{"model":"m","messages":[],"max_tokens":100}'
+    at, name = 0, ""
+    while name != "after receiver.eof":
+        at += 1
+        places, call, _ = await serve(path, body, at, leaves)
+        name = places.name
+        assert name, "the read made no call to end with"
+        assert call.sent == b""
+        assert path.records[-1].outcome == "client_closed"
+        assert (path.records[-1].output_tokens, path.tickets()[-1].produced) == (3, 3), name
+    await path.close()
