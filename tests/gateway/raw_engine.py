@@ -38,8 +38,8 @@ class Asked:
 @dataclass(slots=True)
 class Answer:
     """`pieces` are written one by one, each in a turn of the loop of its own, `written` counts them. `then` the
-    connection is kept (and closed `close_after` seconds later, unless that is None), closed (all that was written
-    arrives), aborted, or held open without a word more."""
+    connection is kept (and closed when nothing came for `close_after` seconds, unless that is None), closed (all that
+    was written arrives), aborted, or held open without a word more."""
 
     pieces: Sequence[bytes]
     then: Ending = "keep"
@@ -72,12 +72,15 @@ class _Connection(asyncio.Protocol):
         self._url = b""
         self._body: list[bytes] = []
         self._number = 0
+        self._closing: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self._engine.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
+        if self._closing is not None:
+            self._closing.cancel()
         self._engine.read(self, data)
         if not self.transport.is_closing():
             self._parser.feed_data(data)
@@ -115,7 +118,7 @@ class _Connection(asyncio.Protocol):
         elif answer.then == ABORT:
             self.transport.abort()
         elif answer.then == KEEP and answer.close_after is not None:
-            self._loop.call_later(answer.close_after, self.transport.close)
+            self._closing = self._loop.call_later(answer.close_after, self.transport.close)
 
 
 class RawEngine:

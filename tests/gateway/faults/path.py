@@ -103,12 +103,12 @@ class WatchedCall(PlainCall):
 
 
 class WatchedPool:
-    """A pool of which every report passes a place. `places` may be exchanged. Remembers the tickets it was given, and
-    the input that was estimated for each."""
+    """A pool of which every report passes a place. `places` may be exchanged. `submitted`: the tickets it was given,
+    the oldest first, each with the input that was estimated for it."""
 
     def __init__(self, pool: Any) -> None:
         self.places = Places()
-        self.tickets: list[tuple[Ticket, int]] = []
+        self.submitted: list[tuple[Ticket, int]] = []
         self._pool = pool
 
     def __getattr__(self, name: str) -> Any:
@@ -116,7 +116,7 @@ class WatchedPool:
         return self.places.around(f"pool.{name}", found) if name in WATCHED else found
 
     async def submit(self, ticket: Ticket) -> Any:
-        self.tickets.append((ticket, ticket.input_tokens))
+        self.submitted.append((ticket, ticket.input_tokens))
         return await self._pool.submit(ticket)
 
 
@@ -158,24 +158,29 @@ class WatchedUpstream:
 
 
 class Path:
-    """Must be made on the event loop. The engines have been started; they are taken for vLLM."""
+    """Must be made on the event loop. The engines have been started; they are taken for vLLM. `pool`: its settings
+    where they are others than here."""
 
-    def __init__(self, engines: list[RawEngine], timeouts: dict[str, float] | None = None, slots: int = 1) -> None:
+    def __init__(
+        self, engines: list[RawEngine], timeouts: dict[str, float] | None = None, slots: int = 1, **pool: Any
+    ) -> None:
         workers = [{"url": engine.url, "slots": slots, "kv_tokens": 10_000} for engine in engines]
-        pools = {"main": {"models": ["m"], "workers": workers, "predict": "max_tokens"}}
-        self.engines = engines
-        self.config = config = parse_config({"pools": pools, "tenants": [tenant("a"), tenant("b")]})
+        pools = {"main": {"models": ["m"], "workers": workers, "predict": "max_tokens", **pool}}
+        self.config = config = parse_config({"pools": pools, "tenants": [tenant("a"), tenant("b", weight=3.0)]})
         clock = asyncio.get_running_loop().time
         self.pool = local_pools(config, clock)["main"]
+        self.engines = engines
         for engine in engines:
             self.pool.set_health(engine.url, True)
         self.memory = HeldBytes(2**20, 2**20)
         self.records: list[Record] = []
         self.known = {engine.url: Engine() for engine in engines}
         self._pool = WatchedPool(self.pool)
+        self.submitted = self._pool.submitted
         self._http = HttpUpstream(config.pools["main"].workers, config.timeouts)
         self._upstream = WatchedUpstream(self._http)
-        route: Any = Route(self._pool, config.pools["main"], parse_cost("weighted"), "")  # type: ignore[arg-type]
+        self.cost = parse_cost(config.pools["main"].cost)
+        route: Any = Route(self._pool, config.pools["main"], self.cost, "")
         self.hotpath = HotPath(
             ENDPOINTS,
             {"m": route},
@@ -193,10 +198,6 @@ class Path:
         """From here on what happens passes these places. The call is for `hotpath.serve`."""
         self._pool.places = self._upstream.places = places
         return WatchedCall(places, self.config.tenants[0], body)
-
-    def tickets(self) -> list[Ticket]:
-        """All there were, the oldest first."""
-        return [ticket for ticket, _ in self._pool.tickets]
 
     def forget_engines(self) -> None:
         """What was found out about them: they are vLLM, which works for the one who is connected."""

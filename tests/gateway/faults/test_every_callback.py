@@ -188,5 +188,5 @@ async def test_who_leaves_as_a_whole_answer_comes_pays_for_what_that_says(engine
         assert name, "the read made no call to end with"
         assert call.sent == b""
         assert path.records[-1].outcome == "client_closed"
-        assert (path.records[-1].output_tokens, path.tickets()[-1].produced) == (3, 3), name
+        assert (path.records[-1].output_tokens, path.submitted[-1][0].produced) == (3, 3), name
     await path.close()

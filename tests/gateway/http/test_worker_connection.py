@@ -245,7 +245,7 @@ async def test_a_time_out_over_a_kept_connection_is_not_a_loss(make: Make) -> No
 
 
 async def test_an_engine_that_closes_after_each_answer_costs_no_request(make: Make) -> None:
-    """0.5 to 5 ms after it, when the next request may be under way, sent, or read and thrown away."""
+    """0.5 to 5 ms after it, when the next request may be on its way or yet to be sent."""
     chance = Random(1)
     engine = RawEngine(lambda asked: Answer([OK], close_after=chance.uniform(0.0005, 0.005)))
     upstream = await make(engine)
