@@ -23,7 +23,6 @@ from gateway.pools.build import local_pools
 from gateway.ports import ClientGone, Patience, Receiver, Upstream
 from gateway.record import Record
 from gateway.tenants.directory import TenantDirectory
-from gateway.tenants.held_bytes import HeldBytes
 from gateway.tenants.quota import LocalQuotas
 
 from ..conftest import tenant
@@ -59,7 +58,7 @@ class Places:
 
 
 class PlainCall:
-    """The client's side without HTTP. Once it is `gone`, to write to it raises ClientGone."""
+    """The client's side without HTTP. Once it is `gone`, to write to it raises ClientGone. `kept`: its body is."""
 
     path = "/v1/chat/completions"
     request_id = "r"
@@ -70,6 +69,7 @@ class PlainCall:
         self.status = 0
         self.over = False
         self.gone = False
+        self.kept = True
         self._body = body
 
     def body(self) -> bytes:
@@ -89,6 +89,9 @@ class PlainCall:
         self._write(body)
         self.status, self.over = status, True
 
+    def release_body(self) -> None:
+        self.kept = False
+
     def _write(self, data: bytes) -> None:
         if self.gone:
             raise ClientGone
@@ -98,7 +101,7 @@ class PlainCall:
 class WatchedCall(PlainCall):
     def __init__(self, places: Places, tenant: TenantConfig | None, body: bytes) -> None:
         super().__init__(tenant, body)
-        for name in ("begin", "send", "end", "reply"):
+        for name in ("begin", "send", "end", "reply", "release_body"):
             setattr(self, name, places.around(f"call.{name}", getattr(self, name)))
 
 
@@ -172,7 +175,6 @@ class Path:
         self.engines = engines
         for engine in engines:
             self.pool.set_health(engine.url, True)
-        self.memory = HeldBytes(2**20, 2**20)
         self.records: list[Record] = []
         self.known = {engine.url: Engine() for engine in engines}
         self._pool = WatchedPool(self.pool)
@@ -188,7 +190,6 @@ class Path:
             self.known,
             timeouts=Timeouts(**(timeouts or {})),
             quotas=LocalQuotas(TenantDirectory(config.tenants)),
-            memory=self.memory,
             clock=clock,
             stopwatch=clock,
             on_end=self.records.append,
@@ -208,11 +209,9 @@ class Path:
     def check(self) -> None:
         """Nothing is held."""
         self.pool.scheduler.check_integrity()
-        self.memory.check_integrity()
         assert self.pool.idle(), "something still waits or runs"
         assert not self.pool._turns, "a turn is still waited for"
         assert all(worker.reserved == 0 for worker in self.pool.snapshot()[1]), "room was not given back"
-        assert self.memory.total == 0, "a body is still accounted for"
 
     def connections_are_kept(self) -> bool:
         """Each that is open waits for the next request; what was dropped closes in the next turn of the loop."""

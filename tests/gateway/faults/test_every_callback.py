@@ -162,6 +162,7 @@ async def test_a_fault_at_every_callback(
             assert call.over or call.gone, f"{places.name}: the client waits for ever"
         else:  # of the edge itself, which hears of it
             assert "call.end" in places.name or "call.reply" in places.name
+        assert not call.kept, "its body is still accounted for"
         await all_is_given_back(path, at)
     engines[0].answer = served
     _, call, _ = await serve(calm, body, 0, fault)

@@ -108,6 +108,7 @@ class Street:
             await until(lambda: not len(self.server.census))
             assert await self.path.hotpath.live.idle(60)
             self.path.check()
+            assert self.server.memory.total == 0, "a body is still accounted for"
         finally:
             await self.server.close()
             await self.path.close()
