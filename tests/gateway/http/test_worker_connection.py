@@ -17,6 +17,7 @@ from gateway.http.connection import WorkerConnection
 from gateway.http.upstream import HttpUpstream
 from gateway.ports import Patience
 
+from ..conftest import until
 from ..raw_engine import ABORT, CLOSE, HOLD, Answer, Asked, RawEngine, chunked, http
 
 PATIENT = Patience(60.0, 60.0)
@@ -130,6 +131,20 @@ async def test_who_leaves_before_the_end_takes_the_connection_along() -> None:
     await asyncio.gather(first, return_exceptions=True)
     assert line.closing
     assert not keeper.kept
+
+
+async def test_who_leaves_as_a_connection_is_made_leaves_none_behind(make: Make) -> None:
+    engine = RawEngine(lambda asked: Answer([OK]))
+    upstream = await make(engine)
+    (address,) = upstream._workers.values()
+    for _ in range(20):
+        task = asyncio.create_task(post(upstream, engine))
+        while not address._all:  # noqa: ASYNC110 - not later than that
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await until(lambda: not address._all)
+    await until(lambda: not engine.connections)
 
 
 async def test_a_request_over_a_connection_that_is_closing_was_not_sent() -> None:
