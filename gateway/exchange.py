@@ -54,9 +54,9 @@ class Job:
         self.pool.leave(self.ticket, consumed=self.consumed)
 
     def _charge_unseen(self, now: float) -> None:
-        """Nobody saw what an engine produced for it (see `Pace`)."""
+        """Nobody saw what an engine produced for it (see `Pace`), unless its answer had just come."""
         ticket = self.ticket
-        if self.engine is None or ticket.produced:
+        if self.engine is None or self.record.first_byte is not None:
             return
         tokens = self.engine.pace.unseen(self.ask.choices, now - self.sent, ticket.max_tokens)
         self.record.output_tokens = min(ticket.predicted, ticket.max_tokens) if tokens is None else tokens

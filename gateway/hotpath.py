@@ -99,10 +99,10 @@ class HotPath:
         except Exception as error:
             self._fail(exchange, self._as_answer(exchange, error))
         finally:
-            exchange.release(self._clock())
+            self.live.ended(task)
+            self._release(exchange)
             exchange.close_record(self._stopwatch())
             self._on_end(exchange.record)
-            self.live.ended(task)
 
     async def _serve(self, exchange: Exchange) -> None:
         call, record = exchange.call, exchange.record
@@ -265,7 +265,7 @@ class HotPath:
 
     def _fail(self, exchange: Exchange, error: ApiError) -> None:
         """Let go of everything first: nothing of the error's way to the client may hold room."""
-        exchange.release(self._clock())
+        self._release(exchange)
         record, call = exchange.record, exchange.call
         record.outcome = error.code
         try:
@@ -279,6 +279,12 @@ class HotPath:
             call.reply(error.status, error.body(), headers)
         except ClientGone:
             exchange.client_left()
+
+    def _release(self, exchange: Exchange) -> None:
+        try:
+            exchange.release(self._clock())
+        except Exception as error:  # a fault of our own: its client is answered and its record told all the same
+            logger.error("request %s: not all it held was given back", exchange.record.request_id, exc_info=error)
 
     def _as_answer(self, exchange: Exchange, error: Exception) -> ApiError:
         if isinstance(error, ApiError):

@@ -27,7 +27,7 @@ class WorkerConnection:
     """An asyncio protocol for one connection with at most one request at a time.
 
     `unanswered`: it was closed before a byte of an answer came, and not by us. `unsent`: not even the whole request
-    had been handed to the system when the worker closed.
+    has been handed to the system.
     """
 
     def __init__(self, owner: Owner, name: str) -> None:
@@ -54,10 +54,11 @@ class WorkerConnection:
         self._receiver, self._idle_s = receiver, patience.idle
         self._told = self._begun = False
         waiter = self._waiter = self._loop.create_future()
-        self._await_until(self._loop.time() + patience.begin)
-        if self._transport is None:
+        if self._transport is None or self._transport.is_closing():
+            self.unanswered = self.unsent = True
             self._fail(UpstreamError("closed", f"{self._name} closed the connection"))
         else:
+            self._await_until(self._loop.time() + patience.begin)
             self._transport.write(request)
         try:
             await waiter
@@ -77,6 +78,7 @@ class WorkerConnection:
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=0)  # so that `pause_writing` tells what is still here
         self._owner.opened(self)
 
     def data_received(self, data: bytes) -> None:
@@ -90,14 +92,14 @@ class WorkerConnection:
             self._hand_on(self._receiver)
         elif self._ending:
             self._parser.take()
-            self._keep()
+            if self._parser.done:
+                self._keep()
         else:
             self.drop()  # nothing was asked
 
-    def eof_received(self) -> bool:
-        if self._transport is not None:
-            self.unsent = self._transport.get_write_buffer_size() > 0
-        return False
+    def eof_received(self) -> None:
+        """It closes: whatever of the request is still here is not waited for."""
+        self.drop()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._owner.lost(self)
@@ -113,9 +115,11 @@ class WorkerConnection:
                 self._hand_on(receiver)
         self._stop_timer()
 
-    def pause_writing(self) -> None: ...
+    def pause_writing(self) -> None:
+        self.unsent = True
 
-    def resume_writing(self) -> None: ...
+    def resume_writing(self) -> None:
+        self.unsent = False
 
     # -- inside ------------------------------------------------------------------------------------------------
 
@@ -146,14 +150,14 @@ class WorkerConnection:
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
-        self._ending = True
-        self._keep()
+        if self._parser.done:
+            self._keep()
+        else:
+            self._ending = True
+            self._await_until(self._loop.time() + PATIENCE_FOR_END)
 
     def _keep(self) -> None:
-        """Use the connection again as soon as the answer has ended, which it must do soon."""
-        if not self._parser.done:
-            self._await_until(self._loop.time() + PATIENCE_FOR_END)
-            return
+        """The answer has ended: use the connection again."""
         self._ending = False
         if self._transport is None or self._transport.is_closing() or not self._parser.reusable:
             self.drop()

@@ -104,10 +104,13 @@ class HttpServer:
             await asyncio.sleep(tick)
             self._site.date = date()
             self._look_at_certificate()
-            now = loop.time()
-            for guest in self.census.guests():
-                if guest.deadline < now:
-                    guest.expire()
+            self._expire(loop.time())
+
+    def _expire(self, now: float) -> None:
+        """Not in the loop above, which would hold on to the last guest until it looks again."""
+        for guest in self.census.guests():
+            if guest.deadline < now:
+                guest.expire()
 
     def _look_at_certificate(self) -> None:
         """While a new pair is being put in place it does not fit for a moment; then this comes back when it does."""

@@ -134,10 +134,15 @@ class _Address:
         return head
 
     async def connect(self) -> WorkerConnection:
+        connection = WorkerConnection(self, self.url)
+        factory = cast(Callable[[], asyncio.Protocol], lambda: connection)
         loop = asyncio.get_running_loop()
-        factory = cast(Callable[[], asyncio.Protocol], lambda: WorkerConnection(self, self.url))
-        _, connection = await loop.create_connection(factory, self._host, self._port, ssl=self._ssl)
-        return cast(WorkerConnection, connection)
+        try:
+            await loop.create_connection(factory, self._host, self._port, ssl=self._ssl)
+        except BaseException:
+            self.lost(connection)  # uvloop closes it for a caller that is cancelled, and does not say so
+            raise
+        return connection
 
     def kept(self, now: float) -> WorkerConnection | None:
         """The connection used last, unless that is too long ago; then the others are stale too."""

@@ -71,7 +71,5 @@ def _with_options(raw: bytes, usage_options: Mapping[str, bool]) -> bytes:
     """A body whose `stream_options` ask for that usage, and for whatever else they asked for."""
     body = parse(raw)
     wanted = section(body, _OPTIONS)
-    if all(wanted.get(name) is value for name, value in usage_options.items()):
-        return raw
-    kept = {name: value for name, value in wanted.items() if name != _CONTINUOUS}
-    return encode({**body, _OPTIONS: {**kept, **usage_options}})
+    options = {name: value for name, value in wanted.items() if name != _CONTINUOUS} | dict(usage_options)
+    return raw if options == wanted else encode({**body, _OPTIONS: options})

@@ -22,13 +22,13 @@ from gateway.http.pages import Page
 from gateway.http.server import HttpServer
 from gateway.ports import Call, ClientGone
 
-BOTH_LOOPS = "test_half_closed"
+BOTH_LOOPS = ("test_half_closed", "test_worker_connection")
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, Callable[[], Any]]:
     """The loop that the gateway runs on; and asyncio's own where the two differ in what they tell."""
     loops = {"uvloop": uvloop.new_event_loop}
-    return {**loops, "asyncio": asyncio.new_event_loop} if item.path.stem == BOTH_LOOPS else loops
+    return {**loops, "asyncio": asyncio.new_event_loop} if item.path.stem in BOTH_LOOPS else loops
 
 
 CHAT = "/v1/chat/completions"

@@ -72,6 +72,17 @@ def test_options_of_the_client_are_kept_and_those_of_metering_added(endpoint: An
 
 
 @pytest.mark.parametrize("endpoint", [CHAT, COMPLETIONS])
+@pytest.mark.parametrize("continuous", [True, False])
+def test_an_engine_is_not_asked_for_continuous_usage_that_it_does_not_know(endpoint: Any, continuous: bool) -> None:
+    """Nor for none of it: it refuses a body that has the name in it. Else a client that asks for it would be refused by
+    such an engine each time but the first."""
+    options = {"include_usage": True, "continuous_usage_stats": continuous}
+    ask = endpoint.read(raw(stream=True, stream_options=options))
+    sent = json.loads(endpoint.upstream_body(ask, {"include_usage": True}))
+    assert sent["stream_options"] == {"include_usage": True}
+
+
+@pytest.mark.parametrize("endpoint", [CHAT, COMPLETIONS])
 @pytest.mark.parametrize("options", [None, {}])
 def test_empty_options_are_filled(endpoint: Any, options: Any) -> None:
     ask = endpoint.read(raw(stream=True, stream_options=options))
