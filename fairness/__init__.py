@@ -64,4 +64,4 @@ __all__ = [
 ]
 
 BUILD: Final = "pure" if scheduler.__file__.endswith(".py") else "compiled"
-"""Which build of the law runs: the same source as native code, or as plain Python."""
+"""Which build runs, of the law and all else that is compiled: the same source as native code, or as plain Python."""

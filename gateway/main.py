@@ -12,6 +12,7 @@ from typing import Literal
 
 import uvloop
 
+from fairness import BUILD
 from gateway.app import SERVING, Gateway, build
 from gateway.config.load import load_config
 from gateway.config.schema import GatewayConfig
@@ -124,7 +125,8 @@ async def _announce(gateway: Gateway, tell: Tell) -> None:
             missing = "the store" if lost else "a worker"
             tell("waits", f"gateway listens on {address}, waits for {missing} to answer ...")
     pools = ", ".join(f"{name} ({pool.policy})" for name, pool in gateway.config.pools.items())
-    tell("ready", f"gateway ready on {address}, pools: {pools}, tenants: {len(gateway.config.tenants)}")
+    tenants = len(gateway.config.tenants)
+    tell("ready", f"gateway ready on {address}, pools: {pools}, tenants: {tenants}, build: {BUILD}")
 
 
 def _renew_certificate(gateway: Gateway) -> None:

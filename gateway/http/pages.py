@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Mapping
 
+from fairness import BUILD
 from gateway.config.schema import GatewayConfig
 from gateway.metrics.page import CONTENT_TYPE, Metrics
 from gateway.pools.port import Pool
@@ -50,9 +51,10 @@ class Pages:
         return 200, _JSON, b'{"status":"ok"}'
 
     async def _readyz(self, key: str | None) -> tuple[int, str, bytes]:
-        """With a store also how each pool stands with it, and whether this gateway's file is out of date."""
+        """And whether law and data path are native code (`compiled`) or plain Python (`pure`). With a store also how
+        each pool stands with it, and whether this gateway's file is out of date."""
         ready = self._ready()
-        body: dict[str, object] = {"status": "ready" if ready else "not ready"}
+        body: dict[str, object] = {"status": "ready" if ready else "not ready", "build": BUILD}
         if self._pools:
             body["pools"] = {name: pool.standing()._asdict() for name, pool in self._pools.items()}
         if self._siblings is not None:

@@ -8,6 +8,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+from fairness import BUILD
+
 from .conftest import House, MakeHouse, chat, tenant, until
 from .engine import Engine, Script
 
@@ -257,6 +259,7 @@ async def test_503_no_healthy_worker_and_readiness(make_house: MakeHouse) -> Non
     await until(house.gateway.ready)
     async with house.session.get(house.url + "/readyz") as response:
         assert response.status == 200
+        assert (await response.json())["build"] == BUILD
 
 
 async def test_503_draining(make_house: MakeHouse) -> None:

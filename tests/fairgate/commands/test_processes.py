@@ -12,6 +12,7 @@ import redis
 
 from fairgate.topology.processes import wait_until
 from fairgate.topology.stores import StoreServer, find_servers
+from fairness import BUILD
 from gateway.pools.shared.machine import machine
 
 from .many import (
@@ -36,7 +37,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shares a port, 
 def test_it_is_one_gateway_and_leaves_nothing(tmp_path, engine):
     with running(tmp_path, settings_of(engine)) as gateway:
         (ready,) = (line for line in gateway.said.splitlines() if line.startswith("gateway ready on"))
-        assert ready.endswith("tenants: 2, processes: 2")
+        assert ready.endswith(f"tenants: 2, build: {BUILD}, processes: 2")
         children = gateway.children()
         assert len(children) == 3, "two processes and their store"
         assert [ask(gateway, tenant) for tenant in "abab"] == [200] * 4
