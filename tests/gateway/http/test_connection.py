@@ -284,7 +284,7 @@ async def test_a_slow_body_is_not_waited_for(make_edge: MakeEdge, raw: bytes) ->
 
 
 async def test_silence_is_closed_on_without_a_word(make_edge: MakeEdge) -> None:
-    edge = await make_edge(head_s=0.2, idle_s=0.2)
+    edge = await make_edge(head_s=1, idle_s=0.2)
     silent, idle = await edge.connect(), await edge.connect()
     idle.send(request())
     await idle.answer()
@@ -293,11 +293,11 @@ async def test_silence_is_closed_on_without_a_word(make_edge: MakeEdge) -> None:
 
 
 async def test_a_request_under_way_has_all_the_time(make_edge: MakeEdge) -> None:
-    edge = await make_edge(head_s=0.1, idle_s=0.1, body_s=0.1)
+    edge = await make_edge(head_s=1, idle_s=1, body_s=1)
     edge.desk.how = edge.desk.wait
     wire = await edge.connect()
     wire.send(request(b"1"))
-    await asyncio.sleep(0.4)  # several times over every limit
+    await asyncio.sleep(1.6)  # over every limit, and looked at several times
     edge.desk.go.set()
     assert (await wire.answer())[0] == 200
     await wire.close()

@@ -200,7 +200,7 @@ async def test_the_openai_sdk(make_edge: MakeEdge, pair: Pair) -> None:
 @pytest.mark.parametrize("sent", [b"", b"\x16\x03", request(), b"\x00" * 500])
 async def test_what_is_no_handshake_is_closed_on(make_edge: MakeEdge, pair: Pair, sent: bytes) -> None:
     """Silence and half a handshake too, and long before a handshake of its own would give up; others are served."""
-    edge = await make_edge(pair.listen(), head_s=0.2)
+    edge = await make_edge(pair.listen(), head_s=1)
     wire = await edge.connect()
     wire.send(sent)
     assert b"HTTP" not in (await wire.rest())[1]
@@ -233,7 +233,7 @@ async def test_closing_does_not_wait_for_handshakes(make_edge: MakeEdge, pair: P
 
 async def test_a_certificate_is_renewed_when_its_files_change(make_edge: MakeEdge, pair: Pair, tmp_path: Path) -> None:
     """New connections see it; an old one goes on."""
-    edge = await make_edge(pair.listen(), head_s=0.1, idle_s=600)  # head_s: how often is looked
+    edge = await make_edge(pair.listen(), idle_s=600)
     old = await edge.connect(trusting(pair))
     old.send(request(b"1"))
     await old.answer()
