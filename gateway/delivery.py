@@ -8,27 +8,43 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from gateway.engines.engine import Engine
+from gateway.errors import Invalid
 from gateway.exchange import Exchange, Job
 from gateway.openai.endpoint import Reading
 
 MOST_REFUSAL_BYTES = 2**20
-"""Of an engine's answer other than 200; what is longer is cut off."""
+"""Of an engine's answer other than 200; more is not read."""
 
 
 class Delivery:
-    """A receiver (see ports.py). `begin` starts the answer to the client, once there is something to tell; `last` is
-    what came together with the end of a stream, to be sent with it."""
+    """A receiver (see ports.py) of the answer of `engine`. `clock` is that of the pools; `begin` starts the answer to
+    the client, once there is something to tell; `last` is what came together with the end of a stream, to be sent
+    with it."""
 
-    def __init__(self, exchange: Exchange, job: Job, reading: Reading, begin: Callable[[Exchange], None]) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        job: Job,
+        reading: Reading,
+        engine: Engine,
+        clock: Callable[[], float],
+        begin: Callable[[Exchange], None],
+    ) -> None:
         self.begun = False
         self.status = 0
         self.last = b""
         self.reading = reading
         self._exchange = exchange
         self._job = job
+        self._engine = engine
+        self._clock = clock
         self._begin = begin
         self._refusal: list[bytes] = []
         self._refusal_bytes = 0
+
+    def sent(self) -> None:
+        self._job.sent_to(self._engine, self._clock())
 
     def head(self, status: int) -> None:
         self.status = status
@@ -55,8 +71,10 @@ class Delivery:
             self._began()
 
     def refusal(self) -> bytes:
-        """The body of an answer other than 200."""
-        return b"".join(self._refusal)
+        """The body of an answer other than 200. One that is too long is not handed on in part."""
+        if self._refusal_bytes < MOST_REFUSAL_BYTES:
+            return b"".join(self._refusal)
+        return Invalid("refused_by_engine", f"The engine refused this in more than {MOST_REFUSAL_BYTES} bytes.").body()
 
     def _began(self) -> None:
         if not self.begun:

@@ -108,9 +108,9 @@ class HotPath:
         call, record = exchange.call, exchange.record
         tenant = call.tenant
         record.tenant = tenant.id if tenant is not None else ""
-        body = call.body()
+        ask = self._endpoints[call.path].read(call.body())  # nobody else keeps the bytes: `ask` lets go of them in time
         assert tenant is not None
-        job = exchange.job = self._job(tenant, self._endpoints[call.path].read(body), record)
+        job = exchange.job = self._job(tenant, ask, record)
         await self._admit(job)
         delivery = await self._begin(exchange, job)
         self._settle(job, delivery.reading.meter)
@@ -199,7 +199,6 @@ class HotPath:
         """Send the request to `worker`, and hand on its answer. Raises UpstreamError, EngineRefused: the request is
         undone then, unless the engine has worked on it to some purpose (`job.consumed`)."""
         engine = self._engines[worker]
-        job.sent_to(engine, self._clock())
         try:
             return await self._post(exchange, job, engine, worker)
         except (UpstreamError, EngineRefused) as error:
@@ -214,10 +213,15 @@ class HotPath:
         patience = self._stream_patience if ask.stream else self._answer_patience
         while True:
             usage_options = engine.usage_options()
-            body = ask.endpoint.upstream_body(ask, usage_options)
-            delivery = Delivery(exchange, job, ask.endpoint.reading(ask), self._first)
+            delivery = Delivery(exchange, job, ask.endpoint.reading(ask), engine, self._clock, self._first)
             await self._upstream.post(
-                worker, ask.endpoint.path, body, request_id, delivery, patience, repeatable=engine.dialect.repeatable
+                worker,
+                ask.endpoint.path,
+                ask.endpoint.upstream_body(ask, usage_options),
+                request_id,
+                delivery,
+                patience,
+                repeatable=engine.dialect.repeatable,
             )
             if delivery.status == 200:
                 return delivery
@@ -270,7 +274,7 @@ class HotPath:
         record.outcome = error.code
         try:
             if exchange.begun and exchange.job is not None:
-                call.end(exchange.job.ask.endpoint.error_event(error.body()), broken=True)
+                call.end(exchange.job.ask.endpoint.error_event(error.body()))
                 return
             record.status = error.status
             headers = {**self._headers(exchange), **error.headers}

@@ -41,8 +41,8 @@ class Call(Protocol):
     def send(self, data: bytes) -> None:
         """Send events. Raises ClientGone."""
 
-    def end(self, data: bytes, *, broken: bool = False) -> None:
-        """Send the last events; the answer is over. `broken` closes the connection. Raises ClientGone."""
+    def end(self, data: bytes) -> None:
+        """Send the last events; the answer is over. Raises ClientGone."""
 
     def reply(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         """A whole answer at once. Raises ClientGone."""
@@ -56,6 +56,9 @@ class Receiver(Protocol):
     """
 
     begun: bool
+
+    def sent(self) -> None:
+        """The request is on its way, or on its way again: from now on an engine works on it."""
 
     def head(self, status: int) -> None:
         """The head of the answer has arrived."""

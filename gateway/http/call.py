@@ -91,9 +91,7 @@ class HttpCall:
     def send(self, data: bytes) -> None:
         self._write(chunk(data) if self._chunked else data)
 
-    def end(self, data: bytes, *, broken: bool = False) -> None:
-        if broken:
-            self.keep = False
+    def end(self, data: bytes) -> None:
         self._finish(chunk(data) + LAST_CHUNK if self._chunked else data)
 
     def reply(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:

@@ -13,6 +13,13 @@ PATIENCE_FOR_END = 5.0
 """Seconds that a connection may take to end its answer after all that was wanted of it has come."""
 
 
+class Outgoing:
+    """A request as it is sent: its bytes are here until a byte of the answer is, for it may have to be sent again."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+
 class Owner(Protocol):
     """Who keeps connections: told when one is open, lost, and free for the next request. `now` in loop time."""
 
@@ -38,6 +45,7 @@ class WorkerConnection:
         self._loop = asyncio.get_running_loop()
         self._parser = ResponseParser()
         self._transport: asyncio.Transport | None = None
+        self._request: Outgoing | None = None
         self._receiver: Receiver | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._idle_s = 0.0
@@ -47,20 +55,20 @@ class WorkerConnection:
         self._begun = False
         self._ending = False
 
-    async def ask(self, request: bytes, receiver: Receiver, patience: Patience) -> None:
+    async def ask(self, request: Outgoing, receiver: Receiver, patience: Patience) -> None:
         """Send a request and sleep until its answer is over, or wanted no further. Raises UpstreamError, and what
         `receiver` raises; then, and when cancelled, the connection is dropped."""
         self._parser.begin()
-        self._receiver, self._idle_s = receiver, patience.idle
+        self._request, self._receiver, self._idle_s = request, receiver, patience.idle
         self._told = self._begun = False
         waiter = self._waiter = self._loop.create_future()
-        if self._transport is None or self._transport.is_closing():
-            self.unanswered = self.unsent = True
-            self._fail(UpstreamError("closed", f"{self._name} closed the connection"))
-        else:
-            self._await_until(self._loop.time() + patience.begin)
-            self._transport.write(request)
         try:
+            if self._transport is None or self._transport.is_closing():
+                self.unanswered = self.unsent = True
+                raise UpstreamError("closed", f"{self._name} closed the connection")
+            self._await_until(self._loop.time() + patience.begin)
+            self._transport.write(request.data)
+            receiver.sent()
             await waiter
         except BaseException:
             if self._waiter is waiter:  # else its answer is over: the connection is kept, or another's by now
@@ -82,9 +90,13 @@ class WorkerConnection:
         self._owner.opened(self)
 
     def data_received(self, data: bytes) -> None:
+        if self._request is not None:
+            self._request.data, self._request = b"", None
         try:
             self._parser.feed(data)
         except BadResponse as error:
+            if self._receiver is not None and self._parser.buffered():  # what was well until then
+                self._hand_on(self._receiver)
             self._fail(UpstreamError("closed", f"{self._name} failed: {error}"))
             self.drop()
             return
@@ -116,7 +128,8 @@ class WorkerConnection:
         self._stop_timer()
 
     def pause_writing(self) -> None:
-        self.unsent = True
+        """With TLS this is called though nothing is left here."""
+        self.unsent = self._transport is not None and self._transport.get_write_buffer_size() > 0
 
     def resume_writing(self) -> None:
         self.unsent = False
@@ -168,7 +181,8 @@ class WorkerConnection:
         self._receiver = None
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
-            waiter.set_exception(error)
+            # a future takes no StopIteration, and whoever waits must hear of every fault
+            waiter.set_exception(RuntimeError(repr(error)) if isinstance(error, StopIteration) else error)
 
     # -- one timer per connection: it looks at the deadline when it fires, so that moving that costs nothing -----
 

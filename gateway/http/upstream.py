@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from gateway.config.schema import Timeouts, WorkerConfig
 from gateway.errors import UpstreamError
-from gateway.http.connection import WorkerConnection
+from gateway.http.connection import Outgoing, WorkerConnection
 from gateway.ports import Patience, Receiver
 
 MOST_SMALL_BYTES = 64 * 1024 * 1024
@@ -48,7 +48,9 @@ class HttpUpstream:
     ) -> None:
         address = self._workers[worker]
         more = b"Content-Type: application/json\r\nx-request-id: %b\r\nContent-Length: %d\r\n\r\n"
-        request = address.head("POST", path) + more % (request_id.encode("ascii"), len(body)) + body
+        head = address.head("POST", path) + more % (request_id.encode("ascii"), len(body))
+        request = Outgoing(head + body)
+        del body  # this call lasts as long as the answer; the request is let go of when that has begun
         await self._ask(address, request, receiver, patience, repeatable)
 
     async def get(self, worker: str, path: str, patience: float) -> tuple[int, bytes]:
@@ -57,7 +59,8 @@ class HttpUpstream:
         try:
             async with asyncio.timeout(patience):
                 within = Patience(patience, patience)
-                await self._ask(address, address.head("GET", path) + b"\r\n", answer, within, repeatable=True)
+                request = Outgoing(address.head("GET", path) + b"\r\n")
+                await self._ask(address, request, answer, within, repeatable=True)
         except TimeoutError:
             raise UpstreamError("timeout", f"{worker} did not answer within {patience:g} s") from None
         return answer.status, b"".join(answer.parts)
@@ -67,7 +70,7 @@ class HttpUpstream:
             address.close()
 
     async def _ask(
-        self, address: _Address, request: bytes, receiver: Receiver, patience: Patience, repeatable: bool
+        self, address: _Address, request: Outgoing, receiver: Receiver, patience: Patience, repeatable: bool
     ) -> None:
         kept = address.kept(self._loop.time())
         if kept is not None:
@@ -96,6 +99,9 @@ class _SmallAnswer:
         self.status = 0
         self.parts: list[bytes] = []
         self._size = 0
+
+    def sent(self) -> None:
+        """That is all the same to it."""
 
     def head(self, status: int) -> None:
         self.status = status

@@ -136,7 +136,7 @@ class PlainCall:
     def send(self, data: bytes) -> None:
         self.sent += data
 
-    def end(self, data: bytes, *, broken: bool = False) -> None:
+    def end(self, data: bytes) -> None:
         self.send(data)
 
     def reply(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:

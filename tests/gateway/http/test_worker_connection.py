@@ -13,7 +13,7 @@ import pytest
 
 from gateway.config.schema import Timeouts, WorkerConfig
 from gateway.errors import UpstreamError
-from gateway.http.connection import WorkerConnection
+from gateway.http.connection import Outgoing, WorkerConnection
 from gateway.http.upstream import HttpUpstream
 from gateway.ports import Patience
 
@@ -32,7 +32,11 @@ class Collector:
         self.status = 0
         self.body = b""
         self.whole = False
+        self.times_sent = 0
         self._enough = enough
+
+    def sent(self) -> None:
+        self.times_sent += 1
 
     def head(self, status: int) -> None:
         self.status = status
@@ -118,7 +122,7 @@ def connected() -> tuple[WorkerConnection, Line, Keeper]:
 
 async def asked(connection: WorkerConnection, request: bytes) -> tuple[asyncio.Task[None], Collector]:
     collector = Collector()
-    task = asyncio.create_task(connection.ask(request, collector, PATIENT))
+    task = asyncio.create_task(connection.ask(Outgoing(request), collector, PATIENT))
     await asyncio.sleep(0)
     return task, collector
 
@@ -151,10 +155,72 @@ async def test_a_request_over_a_connection_that_is_closing_was_not_sent() -> Non
     connection, line, _ = connected()
     connection.drop()
     with pytest.raises(UpstreamError):
-        await connection.ask(b"x", Collector(), PATIENT)
+        await connection.ask(Outgoing(b"x"), Collector(), PATIENT)
     assert not line.sent
     assert connection.unanswered
     assert connection.unsent
+
+
+class Encrypted(Line):
+    """As TLS under uvloop: it asks for a pause though all has been handed on."""
+
+    left = 0
+
+    def get_write_buffer_size(self) -> int:
+        return self.left
+
+
+@pytest.mark.parametrize("left", [0, 1])
+async def test_a_pause_alone_does_not_say_that_something_is_left(left: int) -> None:
+    """Else a request that its engine has served would be sent once more."""
+    line = Encrypted()
+    connection = WorkerConnection(Keeper(), "w")
+    connection.connection_made(line)  # type: ignore[arg-type]
+    task, collector = await asked(connection, b"x")
+    line.left = left
+    connection.pause_writing()
+    connection.connection_lost(None)
+    with pytest.raises(UpstreamError):
+        await task
+    assert connection.unanswered
+    assert connection.unsent is bool(left)
+    assert collector.times_sent == 1
+
+
+async def test_what_came_before_nonsense_is_handed_on() -> None:
+    """As in reads of their own, so in one."""
+    connection, _, _ = connected()
+    task, collector = await asked(connection, b"x")
+    connection.data_received(b"".join(chunked([b"one", b"two"])[:-1]) + b"nonsense\r\n")
+    with pytest.raises(UpstreamError, match="not usable"):
+        await task
+    assert collector.body == b"onetwo"
+
+
+async def test_a_receiver_whose_fault_no_future_takes_is_heard_of() -> None:
+    class Exhausted(Collector):
+        def data(self, data: bytes) -> bool:
+            raise StopIteration
+
+    connection, line, _ = connected()
+    task = asyncio.create_task(connection.ask(Outgoing(b"x"), Exhausted(), PATIENT))
+    await asyncio.sleep(0)
+    connection.data_received(OK)
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        await task
+    assert line.closing
+
+
+async def test_a_request_is_let_go_of_when_its_answer_begins() -> None:
+    connection, _, _ = connected()
+    request = Outgoing(b"x")
+    task = asyncio.create_task(connection.ask(request, Collector(), PATIENT))
+    await asyncio.sleep(0)
+    assert request.data == b"x"
+    connection.data_received(OK[:1])
+    assert request.data == b""
+    connection.data_received(OK[1:])
+    await task
 
 
 async def test_an_engine_that_goes_on_for_ever_after_the_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +229,7 @@ async def test_an_engine_that_goes_on_for_ever_after_the_end_is_cut_off(monkeypa
     if not isinstance(loop, asyncio.BaseEventLoop):
         pytest.skip("needs timers that follow a clock which a test sets: asyncio's do")
     connection, line, _ = connected()
-    task = asyncio.create_task(connection.ask(b"x", Collector(enough=1), PATIENT))
+    task = asyncio.create_task(connection.ask(Outgoing(b"x"), Collector(enough=1), PATIENT))
     await asyncio.sleep(0)
     connection.data_received(b"".join(chunked([b"x"])[:-1]))
     await task
