@@ -50,7 +50,7 @@ class HttpUpstream:
         more = b"Content-Type: application/json\r\nx-request-id: %b\r\nContent-Length: %d\r\n\r\n"
         head = address.head("POST", path) + more % (request_id.encode("ascii"), len(body))
         request = Outgoing(head + body)
-        del body  # this call lasts as long as the answer; the request is let go of when that has begun
+        body = b""  # this call lasts as long as the answer; the request is let go of when that has begun
         await self._ask(address, request, receiver, patience, repeatable)
 
     async def get(self, worker: str, path: str, patience: float) -> tuple[int, bytes]:
