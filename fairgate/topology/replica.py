@@ -151,6 +151,6 @@ def _live(config: GatewayConfig, place: Place, parent: Connection, parent_pid: i
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     try:
         sys.exit(serve(config, lambda moment, line: parent.send((moment, line)), place))
-    except GatewayError as error:
+    except (GatewayError, OSError, ValueError) as error:
         parent.send(("failed", str(error)))
         sys.exit(2)

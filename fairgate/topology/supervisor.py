@@ -16,7 +16,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from fairgate.topology.replica import Pauses, Replica
 from fairgate.topology.stores import SocketStore, store_binary
 from gateway.config.schema import GatewayConfig, StoreConfig
 from gateway.errors import ConfigError
-from gateway.main import cannot_listen, warn
+from gateway.main import cannot_listen, say, warn
 from gateway.siblings import Place
 
 LOOK_S = 0.1
@@ -76,7 +76,7 @@ class Supervisor:
         finally:
             for replica in self._replicas:
                 replica.kill()
-        _say("gateway stopped")
+        say("gateway stopped")
         return 0
 
     # -- while it serves -----------------------------------------------------------------------------------------
@@ -97,16 +97,16 @@ class Supervisor:
             _warn(line)
         elif moment == "waits" and not self._waited:
             self._waited = True
-            _say(line)
+            say(line)
         elif moment == "ready":
             self._ready(replica, line)
 
     def _ready(self, replica: Replica, line: str) -> None:
         if self._all_ready:
-            _say(f"{replica} is ready")
+            say(f"{replica} is ready")
         elif all(one.ready for one in self._replicas):
             self._all_ready = True
-            _say(f"{line}, processes: {len(self._replicas)}")
+            say(f"{line}, processes: {len(self._replicas)}")
 
     def _keep(self, store: SocketStore) -> None:
         """Start it again when it has ended; the processes go on alone meanwhile, and come back by themselves."""
@@ -135,7 +135,7 @@ class Supervisor:
     def _drain(self) -> None:
         """Return when all have ended, or should have."""
         drain_s = self._config.timeouts.drain_s
-        _say(f"gateway drains, for {drain_s:g} s at most")
+        say(f"gateway drains, for {drain_s:g} s at most")
         for replica in self._replicas:
             replica.signal(signal.SIGTERM)
         if not self._gone_within(drain_s + GRACE_S, lambda: self._asked(signal.SIGTERM, signal.SIGINT) > 1):
@@ -175,7 +175,7 @@ def _own_config(config: GatewayConfig, place: Place) -> GatewayConfig:
 def _hold_port(stack: ExitStack, config: GatewayConfig) -> int:
     try:
         return stack.enter_context(held_port(config.listen.host, config.listen.port))
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise cannot_listen(config, error) from None
 
 
@@ -185,9 +185,6 @@ def _short(folder: Path) -> Path:
     return folder
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
 def _warn(line: str) -> None:
-    print(f"gateway: {line}", file=sys.stderr, flush=True)
+    with suppress(OSError):
+        print(f"gateway: {line}", file=sys.stderr, flush=True)

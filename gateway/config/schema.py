@@ -35,6 +35,12 @@ def _store_url(url: str) -> str:
     return url
 
 
+def _path(path: str) -> str:
+    if not path or "\0" in path:
+        raise ValueError("expected the path of a file")
+    return path
+
+
 def _policy(spec: str) -> str:
     parse_policy(spec)
     return spec
@@ -56,6 +62,7 @@ def _cost(spec: str | dict[str, Any]) -> str | dict[str, Any]:
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:@-]{0,127}$")]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Positive = Annotated[int, Field(gt=0)]
+FilePath = Annotated[str, AfterValidator(_path)]
 KeyHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -66,8 +73,8 @@ class _Section(BaseModel):
 class Tls(_Section):
     """PEM files: the certificate with what leads to its root, and its private key, without a password."""
 
-    certificate: str
-    key: str
+    certificate: FilePath
+    key: FilePath
 
 
 class Listen(_Section):
@@ -78,7 +85,7 @@ class Listen(_Section):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
-    unix: Annotated[str, Field(min_length=1)] | None = None
+    unix: FilePath | None = None
     tls: Tls | None = None
     proxy_protocol: bool = False
 

@@ -87,7 +87,7 @@ class Census:
     def serves(self, guest: Guest) -> bool:
         """A request of its has come; whether it has a regular place, so that it may ask for more than a page."""
         self._waiting.pop(guest, None)
-        if guest in self._spare and self._has_room():
+        if guest in self._spare and (self._has_room() or self._make_room(spare=False)):
             self._spare.discard(guest)
         return guest not in self._spare
 

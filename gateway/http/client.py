@@ -16,8 +16,9 @@ from gateway.http.reader import RequestReader
 from gateway.http.site import Site
 from gateway.ports import ClientGone
 
-NEVER_WAIT: Final = 2**30
-"""High-water mark of a connection's write buffer. `write` has a limit of its own, which cuts the client off instead."""
+MOST_UNREAD: Final = 64 * 1024
+"""Bytes that a client may leave unread before its next request is looked at. An answer under way does not wait for
+that: `write` has a limit of its own, over which the client is cut off."""
 MOST_AHEAD: Final = 64 * 1024
 """Bytes that a client may send while one of its requests is being answered, before no more is read."""
 LINGER_BYTES: Final = 64 * 1024
@@ -47,6 +48,7 @@ class ClientConnection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._ahead = b""
         self._paused = False
+        self._full = False
         self._lingering = False
         self._dropped = 0
         self._ended = False
@@ -68,7 +70,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport = cast(asyncio.Transport, transport)
-        transport.set_write_buffer_limits(high=NEVER_WAIT)
+        transport.set_write_buffer_limits(high=MOST_UNREAD)
         if self._arrival is not None:
             self._arrival = None
         elif (refusal := self.arrive(None, name_of(transport.get_extra_info("peername")))) is not None:
@@ -78,7 +80,7 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._lingering:
             self._drop(len(data))
-        elif self._call is not None or self._ahead:
+        elif self._call is not None or self._ahead or self._full:
             self._ahead += data
             if len(self._ahead) > MOST_AHEAD and self._transport is not None:
                 self._paused = True
@@ -99,6 +101,14 @@ class ClientConnection(asyncio.Protocol):
         self._look_after()
         return True
 
+    def pause_writing(self) -> None:
+        self._full = True
+
+    def resume_writing(self) -> None:
+        self._full = False
+        if self._call is None and (self._ahead or self._ended or self._paused):
+            self._go_on()
+
     def connection_lost(self, error: Exception | None) -> None:
         self.deadline = inf
         self._transport = None
@@ -116,8 +126,13 @@ class ClientConnection(asyncio.Protocol):
     def expire(self) -> None:
         """The deadline has passed."""
         transport = self._transport
-        if transport is None or self._lingering or transport.is_closing():
+        if transport is None or transport.is_closing():
             self.evict()
+        elif self._lingering:
+            if transport.get_write_buffer_size():
+                self.close()
+            else:
+                self.evict()
         elif self._coming is not None or self._reader.started:
             what = "body" if self._coming is not None else "head"
             self._spoil(ClientTooSlow("request_timeout", f"The {what} of the request did not come in time."))
@@ -132,6 +147,7 @@ class ClientConnection(asyncio.Protocol):
 
     def close(self) -> None:
         """Close when what was written is sent. Who does not read it can be made to go before (see Census)."""
+        self._lingering = True  # nothing more is read
         self.deadline = self._loop.time() + FLUSH_S
         self._site.census.awaits(self)
         if self._transport is not None:
@@ -163,7 +179,7 @@ class ClientConnection(asyncio.Protocol):
             return
         self.deadline = self._loop.time() + self._site.limits.idle_s
         self._site.census.awaits(self)
-        if self._ahead or self._ended or self._paused:
+        if (self._ahead or self._ended or self._paused) and not self._full:
             self._loop.call_soon(self._go_on)
 
     # -- requests ----------------------------------------------------------------------------------------------
@@ -277,6 +293,7 @@ class ClientConnection(asyncio.Protocol):
             return
         self._ahead = b""
         self._lingering = True
+        self._site.census.awaits(self)
         self.deadline = self._loop.time() + LINGER_S
         if transport.can_write_eof():
             transport.write_eof()

@@ -188,7 +188,7 @@ def test_sighup_ends_nobody(tmp_path, engine):
         assert ask(gateway) == 200
         assert gateway.children() == before
         assert gateway.end() == 0
-        assert "SIGHUP" not in gateway.said
+        assert "ended by" not in gateway.said
 
 
 # with a store of one's own

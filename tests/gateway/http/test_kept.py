@@ -18,6 +18,8 @@ class Reader:
     def __init__(self, over=lambda: None):
         self.body, self.eof = b"", over
 
+    def sent(self) -> None: ...
+
     def head(self, status):
         pass
 
