@@ -2,7 +2,14 @@
 
 The estimate is open to see: `interval_s`, the mean time between two turns while others wait, and `first_token_s`,
 the mean time from a turn to its first token, both exponential averages over about the last 1 / `gain` tickets.
-A ticket with n others before it is expected to start after n * interval_s + first_token_s.
+A ticket with n others before it is expected to start after n * interval_s + first_token_s. Of tickets that do not
+stream nobody sees the first token, so they teach only the interval, and are let in by what streams taught.
+
+An estimate refuses only while something under way can correct it. Where nobody waits and no first token is due, a
+ticket is let in whatever the estimate says: else a pool that was slow once would be shut for ever, since who is refused
+teaches nothing. Example: the objective is 1 s, and after an outage the first token is expected after 5 s. A request is
+let in, and until its first token came all others are refused; it came after 0.1 s, so 4.51 s are expected now, and the
+next one is let in. After 17 such requests the estimate is below 1 s.
 """
 
 from __future__ import annotations
@@ -24,8 +31,8 @@ class Objective:
         self.first_token_s = 0.0
         self.turned_away = 0
         self._gain = gain
-        self._last_turn: float | None = None  # of a turn that left others waiting
-        self._dispatched: dict[Ticket, float] = {}
+        self._waits_since: float | None = None  # the last turn, or the head first did not fit
+        self._due: dict[Ticket, float] = {}  # -> when they were dispatched whose first token is to come
 
     def estimate(self, ahead: int) -> float:
         """Seconds until the first token of a ticket that `ahead` others precede."""
@@ -34,28 +41,41 @@ class Objective:
     def admit(self, ticket: Ticket, now: float, ahead: int) -> Refusal | None:
         """Refuse what would be late. What is admitted expires when it can no longer start in time."""
         expected = self.estimate(ahead)
-        if expected > self.ttft_s:
+        late = expected > self.ttft_s
+        if late and (ahead or self._due):
             self.turned_away += 1
             return Refusal(
                 "ttft_objective",
                 f"the first token is expected after {expected:.1f} s; the objective is {self.ttft_s:g} s",
                 expected - self.ttft_s,
             )
-        ticket.deadline = min(ticket.deadline, now + self.ttft_s - self.first_token_s)
+        ticket.deadline = min(ticket.deadline, now + self.ttft_s - (0.0 if late else self.first_token_s))
         return None
 
-    def dispatched(self, ticket: Ticket, now: float, still_waiting: int) -> None:
-        """A ticket took its turn, `still_waiting` others did not."""
-        if self._last_turn is not None:
-            self.interval_s += self._gain * (now - self._last_turn - self.interval_s)
-        self._last_turn = now if still_waiting else None
-        self._dispatched[ticket] = now
+    def looked(self, ticket: Ticket | None, now: float, waiting: int) -> None:
+        """Whose turn is it? That of `ticket`; or of nobody, because the head does not fit. `waiting` others wait on.
+
+        To look when nobody had a turn tells since when someone waits. So the interval is measured even where nobody
+        waits behind the head, because it is refused; and a queue that everybody left is not taken for a long turn."""
+        if ticket is not None:
+            self._took_turn(ticket, now)
+        if not waiting:
+            self._waits_since = None
+        elif self._waits_since is None:
+            self._waits_since = now
+
+    def _took_turn(self, ticket: Ticket, now: float) -> None:
+        if self._waits_since is not None:
+            self.interval_s += self._gain * (now - self._waits_since - self.interval_s)
+            self._waits_since = None
+        if ticket.streams:
+            self._due[ticket] = now
 
     def started(self, ticket: Ticket, now: float) -> None:
         """The first token of a ticket was seen."""
-        if (dispatched := self._dispatched.pop(ticket, None)) is not None:
+        if (dispatched := self._due.pop(ticket, None)) is not None:
             self.first_token_s += self._gain * (now - dispatched - self.first_token_s)
 
     def ended(self, ticket: Ticket) -> None:
         """A ticket is over, or back in the queue."""
-        self._dispatched.pop(ticket, None)
+        self._due.pop(ticket, None)

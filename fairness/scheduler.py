@@ -140,23 +140,10 @@ class Scheduler:
     def pick(self, now: float | None = None) -> Grant | None:
         """The next turn: reserves its room and charges its input in the same step. None: nobody waits, or the
         head does not fit (then nothing else may pass). An objective learns the drain rate from `now`, in seconds."""
-        root = self._queue.class_in_turn()
-        tenant = self._in_turn(root) if root is not None else None
-        if root is None or tenant is None:
-            return None
-        ticket = tenant.head()
-        ticket.predicted = self._predict(ticket)
-        loads = self._residency is not None and not self._residency.resident(ticket)
-        worker = self.room.place(ticket)
-        if worker is None:
-            return None
-        ticket.worker = worker
-        ticket.load = self._adapter_load if loads else 0.0
-        self._forest.pass_over(root)
-        self._dispatch(tenant, ticket)
+        grant = self._take_turn()
         if self.objective is not None and now is not None:
-            self.objective.dispatched(ticket, now, root.waiting)
-        return Grant(ticket, worker)
+            self.objective.looked(grant.ticket if grant is not None else None, now, self.queue_length())
+        return grant
 
     def expire(self, now: float) -> list[Ticket]:
         """Cancel and return the tickets that still wait at or after their deadline."""
@@ -305,6 +292,23 @@ class Scheduler:
             raise LawError(f"{self._ledger.held} tokens are said to be in flight, {held} are")
 
     # -- inside ------------------------------------------------------------------------------------------------
+
+    def _take_turn(self) -> Grant | None:
+        root = self._queue.class_in_turn()
+        tenant = self._in_turn(root) if root is not None else None
+        if root is None or tenant is None:
+            return None
+        ticket = tenant.head()
+        ticket.predicted = self._predict(ticket)
+        loads = self._residency is not None and not self._residency.resident(ticket)
+        worker = self.room.place(ticket)
+        if worker is None:
+            return None
+        ticket.worker = worker
+        ticket.load = self._adapter_load if loads else 0.0
+        self._forest.pass_over(root)
+        self._dispatch(tenant, ticket)
+        return Grant(ticket, worker)
 
     def _predict(self, ticket: Ticket) -> int:
         room_left = self.room.capacity().largest - ticket.input_tokens

@@ -29,6 +29,8 @@ class Ticket:
     `Scheduler.correct` replaces it by what the engine counted. `max_tokens` is the most output the request may
     produce. `deadline` is the moment, on the caller's clock, after which a ticket that still waits is expired.
     `avoid` names workers that must not get it. `priority` is its class where the policy has classes, 0 the first.
+    `streams`: its output is seen as it is produced; otherwise at its end, all at once, which tells nothing of when the
+    first token came.
     """
 
     id: str
@@ -39,6 +41,7 @@ class Ticket:
     adapter: str = ""
     avoid: frozenset[str] = frozenset()
     priority: int = 0
+    streams: bool = True
 
     state: State = State.NEW
     seq: int = -1

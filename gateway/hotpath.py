@@ -133,6 +133,7 @@ class HotPath:
             deadline=self._clock() + route.config.queue.timeout_s,
             adapter=route.adapter,
             priority=tenant.priority,
+            streams=ask.stream,
         )
         return Job(tenant, ask, route, ticket, record)
 

@@ -1,17 +1,13 @@
-"""Strict classes with aging, deficit round robin, and the TTFT objective."""
+"""Strict classes with aging, and deficit round robin."""
 
 from __future__ import annotations
 
 import random
 
-import pytest
-
 from fairness import (
     Auditor,
     Crossing,
     MaxTokens,
-    NoPrediction,
-    Objective,
     Scheduler,
     Ticket,
     Weighted,
@@ -126,49 +122,3 @@ def test_drr_takes_turns_in_arrival_order_within_a_round() -> None:
         for tenant in "aabb":
             submit(scheduler, tenant)
         assert "".join(serve(scheduler).tenant for _ in range(4)) == expected
-
-
-# -- the objective -------------------------------------------------------------------------------------------------
-
-
-def late(objective_s: float) -> tuple[Scheduler, Objective]:
-    objective = Objective(objective_s)
-    room = WorkerRoom([Worker("w", 1, 100)])
-    scheduler = Scheduler(parse_policy("vtc"), Weighted(), room, predictor=NoPrediction(), objective=objective)
-    return scheduler, objective
-
-
-def test_what_cannot_start_in_time_is_turned_away_at_once() -> None:
-    scheduler, objective = late(10.0)
-    submit(scheduler, "a", count=4)
-    for now in range(60):
-        grant = scheduler.pick(float(now))
-        assert grant is not None
-        scheduler.charge(grant.ticket, 1, now + 0.5)
-        scheduler.finish(grant.ticket)
-        submit(scheduler, "a")
-    assert objective.interval_s == pytest.approx(1.0, abs=0.05)
-    assert objective.first_token_s == pytest.approx(0.5, abs=0.05)
-    accepted = 0
-    while (refusal := scheduler.submit(Ticket("t", "a", 10, 20), 60.0)) is None:
-        accepted += 1
-        assert accepted < 20
-    assert 5 <= accepted + 4 <= 10
-    assert refusal.reason == "ttft_objective"
-    assert refusal.retry_after is not None
-    assert refusal.retry_after > 0
-    assert objective.turned_away == 1
-    assert scheduler.submit(Ticket("t", "other", 10, 20), 60.0) is None, "its turn comes sooner"
-
-
-def test_what_was_admitted_and_can_no_longer_start_in_time_expires() -> None:
-    scheduler, _ = late(3.0)
-    submit(scheduler, "a", count=2)
-    assert scheduler.next_deadline() == 3.0
-    assert len(scheduler.expire(3.0)) == 2
-
-
-@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan")])
-def test_an_objective_must_be_positive(seconds: float) -> None:
-    with pytest.raises(ValueError, match="expected seconds above 0"):
-        Objective(seconds)

@@ -155,6 +155,17 @@ async def test_429_what_cannot_start_in_time(make_local_house: MakeHouse) -> Non
         await response.read()
 
 
+async def test_an_objective_learns_of_first_tokens_from_streams_alone(make_local_house: MakeHouse) -> None:
+    house = await make_local_house(pool={"ttft_objective_s": 1.0})
+    granted: list[bool] = []
+    house.pool.on_grant = lambda grant: granted.append(grant.ticket.streams)
+    for stream in (True, False):
+        async with house.post(chat(stream=stream)) as response:
+            assert response.status == 200
+            await response.read()
+    assert granted == [True, False]
+
+
 async def test_429_tenant_and_pool_queue(make_house: MakeHouse) -> None:
     house = await make_house(
         Engine(hold_before=0),
