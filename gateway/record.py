@@ -37,5 +37,6 @@ class Record:
         self.started = started
 
     def ttft(self) -> float | None:
-        """Seconds from arrival to the first event of the answer, the wait in the queue included."""
-        return None if self.first_byte is None else self.first_byte - self.started
+        """Seconds from arrival to the first event of a stream, the wait in the queue included. None for an answer that
+        comes whole: its first byte says when it ended, and not when its first token was there."""
+        return self.first_byte - self.started if self.stream and self.first_byte is not None else None

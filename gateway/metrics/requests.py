@@ -35,7 +35,7 @@ class RequestCollector(Collector):
         )
         yield self._seconds("queue_seconds", "Time in the queue of requests that got a turn", lambda s: s.queue)
         yield self._seconds(
-            "time_to_first_token_seconds", "From arrival to the first event of the answer", lambda s: s.ttft
+            "time_to_first_token_seconds", "From arrival to the first event of a stream", lambda s: s.ttft
         )
 
     def _dispatched(self) -> Iterable[tuple[list[str], Series]]:

@@ -61,9 +61,9 @@ class Series:
     def _observe_service(self, record: Record) -> None:
         self.dispatched += 1
         self.queue.observe(record.queued)
-        first_byte = record.first_byte
-        if first_byte is not None:
-            self.ttft.observe(first_byte - record.started)
+        ttft = record.ttft()
+        if ttft is not None:
+            self.ttft.observe(ttft)
         self.input_tokens += record.input_tokens
         self.cached_tokens += record.cached_tokens
         self.output_tokens += record.output_tokens

@@ -40,16 +40,18 @@ def test_an_access_line_is_bounded(filler: str) -> None:
     assert json.loads(line)["model"] == filler * MOST_TEXT + "..."
 
 
-@given(st.floats(0, 1e5), st.none() | st.floats(0, 1e5), st.floats(0, 1e5), st.integers(0, 10**20))
+@given(st.floats(0, 1e5), st.booleans(), st.none() | st.floats(0, 1e5), st.floats(0, 1e5), st.integers(0, 10**20))
 def test_numbers_are_those_of_the_record(
-    queued: float, first_byte: float | None, ended: float, output_tokens: int
+    queued: float, stream: bool, first_byte: float | None, ended: float, output_tokens: int
 ) -> None:
     record = Record("id", "/", 0.0)
+    record.stream = stream
     record.queued, record.first_byte, record.ended, record.output_tokens = queued, first_byte, ended, output_tokens
     fields = json.loads(access_line(record))
     assert fields["queue_ms"] == pytest.approx(queued * 1000, abs=0.00051)
     assert fields["duration_ms"] == pytest.approx(ended * 1000, abs=0.00051)
-    assert fields["ttft_ms"] == (None if first_byte is None else pytest.approx(first_byte * 1000, abs=0.00051))
+    ttft = first_byte if stream else None
+    assert fields["ttft_ms"] == (None if ttft is None else pytest.approx(ttft * 1000, abs=0.00051))
     assert fields["output_tokens"] == output_tokens
 
 

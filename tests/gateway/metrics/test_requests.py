@@ -37,7 +37,7 @@ class Eager:
         self.retries = self.counter("retries", "Requests sent to a worker again", "pool")
         self.overflows = self.counter("overflows", "Requests put back because an engine was full", "pool")
         self.queue = self.histogram("queue_seconds", "Time in the queue of requests that got a turn")
-        self.ttft = self.histogram("time_to_first_token_seconds", "From arrival to the first event of the answer")
+        self.ttft = self.histogram("time_to_first_token_seconds", "From arrival to the first event of a stream")
 
     def counter(self, name: str, help_text: str, *labels: str) -> Counter:
         return Counter(f"fairgate_{name}", help_text, labels, registry=self.registry)
@@ -52,7 +52,7 @@ class Eager:
             return
         self.queue.labels(*key).observe(record.queued)
         ttft = self.ttft.labels(*key)
-        if record.first_byte is not None:
+        if record.stream and record.first_byte is not None:
             ttft.observe(record.first_byte - record.started)
         self.input.labels(*key).inc(record.input_tokens)
         self.cached.labels(*key).inc(record.cached_tokens)
@@ -75,7 +75,7 @@ def records(draw: st.DrawFn) -> Record:
     record.tenant = draw(st.sampled_from(("", "a", "b", "c")))
     record.pool = draw(st.sampled_from(("", "main", 'a "quoted"\\\npool')))
     record.outcome = draw(st.sampled_from(OUTCOMES))
-    record.dispatched = draw(st.booleans())
+    record.dispatched, record.stream = draw(st.booleans()), draw(st.booleans())
     record.queued = draw(seconds)
     record.first_byte = draw(st.none() | seconds.map(lambda passed: record.started + passed))
     record.attempts, record.overflows = draw(st.integers(0, 4)), draw(st.integers(0, 3))
