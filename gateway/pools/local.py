@@ -7,7 +7,8 @@ timer is the next queue deadline.
 Charges are gathered: `charge` notes the total of a ticket, and the law hears of all that was noted before it is asked
 anything: before a ticket joins, is picked, corrected, finished or leaves, and before anybody looks. So it decides as
 if it had heard of each token at once, and a stream of 100 events costs it one charge where nothing was decided
-meanwhile. Where nothing is asked for long it hears after `GATHER_S`, so that its alarm is not late.
+meanwhile. Where nothing is asked for long it hears after `GATHER_S`, so that its alarm is not late. Of the first tokens
+of a ticket it hears at once: when they came is what an objective learns from.
 """
 
 from __future__ import annotations
@@ -75,6 +76,9 @@ class LocalPool:
         return await self._turns[ticket]
 
     def charge(self, ticket: Ticket, produced: int) -> None:
+        if not ticket.produced:
+            self._law.charge(ticket, produced, self._clock())
+            return
         self._seen[ticket] = produced
         if self._telling is None:
             self._telling = self._loop.call_later(GATHER_S, self._tell)

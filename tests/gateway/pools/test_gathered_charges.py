@@ -1,7 +1,7 @@
 """A pool gathers charges, and decides as if it had heard of each token at once.
 
 The same operations go to a pool and to a scheduler that is charged eagerly. At each grant both have the same head, the
-same worker, the same counters and the same bound.
+same worker, the same counters, the same bound and the same expectation of what comes. Time passes between all of them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairness import Auditor, Crossing, Grant, Scheduler, State, Ticket, Worker, parse_policy
+from fairness import Auditor, Crossing, Grant, Objective, Scheduler, State, Ticket, Worker, parse_policy
 from gateway.pools.drain_rate import DrainRate
 from gateway.pools.local import LocalPool
 from gateway.pools.room import HealthyRoom
@@ -41,6 +41,7 @@ class Both:
         self._pairs: list[tuple[Ticket, Ticket]] = []  # the pool's and the twin's
         workers = [(chance.randint(1, 6), chance.randint(30, 120)) for _ in range(chance.randint(1, 3))]
         policy, cost, predictor = chance.choice(POLICIES), chance.choice(COSTS), chance.choice(PREDICTORS)
+        objective_s = chance.choice((None, 3.0, 30.0))
         weights = {tenant: chance.choice((0.5, 1.0, 1.0, 3.0)) for tenant in TENANTS}
 
         def room() -> HealthyRoom:
@@ -48,8 +49,9 @@ class Both:
 
         def law(room: HealthyRoom) -> Scheduler:
             auditor = Auditor(_alarmed, lambda: self.now) if parse_policy(policy).bounded else None
+            objective = Objective(objective_s) if objective_s is not None else None
             parts = (parse_policy(policy), cost, room)
-            return Scheduler(*parts, weights=weights, predictor=predictor(), auditor=auditor)
+            return Scheduler(*parts, weights=weights, predictor=predictor(), auditor=auditor, objective=objective)
 
         self.room, self.twins_room = room(), room()
         self.law, self.twin = law(self.room), law(self.twins_room)
@@ -63,8 +65,10 @@ class Both:
         assert expected is not None, f"{grant.ticket.id} was granted; charged eagerly nothing would be"
         assert (grant.ticket.id, grant.worker) == (expected.ticket.id, expected.worker)
         assert self.law.snapshot() == self.twin.snapshot()
+        self._same_is_expected()
 
     async def play(self, kind: str) -> None:
+        self.now += self.chance.choice((0.0, 0.0, 0.01, 0.3))
         if kind == "submit":
             await self._submit()
         elif kind in ("expire", "look", "resize", "health"):
@@ -100,8 +104,11 @@ class Both:
         chance, number = self.chance, len(self._pairs)
         deadline = self.now + chance.randint(1, 9) if chance.random() < 0.3 else float("inf")
         tenant, most_in, most_out = chance.choice(TENANTS), chance.randint(1, 25), chance.randint(1, 40)
-        priority = chance.randrange(2)
-        ours, twins = (Ticket(f"t{number}", tenant, most_in, most_out, deadline, priority=priority) for _ in range(2))
+        priority, streams = chance.randrange(2), chance.random() < 0.8
+        ours, twins = (
+            Ticket(f"t{number}", tenant, most_in, most_out, deadline, priority=priority, streams=streams)
+            for _ in range(2)
+        )
         if self.room.must_wait_for_another(ours):
             return
         self._pairs.append((ours, twins))
@@ -144,7 +151,15 @@ class Both:
 
     def _look(self) -> None:
         assert self.pool.snapshot()[0] == self.twin.snapshot()
+        self._same_is_expected()
         self.law.check_integrity()
+
+    def _same_is_expected(self) -> None:
+        """By an objective, of those who come next."""
+        ours, twins = self.law.objective, self.twin.objective
+        if ours is not None and twins is not None:
+            assert (ours.interval_s, ours.first_token_s) == (twins.interval_s, twins.first_token_s)
+            assert ours.turned_away == twins.turned_away
 
     def _resize(self) -> None:
         worker, tokens = self.chance.choice(sorted(self.room.workers)), self.chance.randint(40, 120)
@@ -192,7 +207,7 @@ def test_a_pool_decides_as_if_it_had_heard_of_each_token_at_once(seed: int) -> N
 
 def test_much_is_granted_and_gathered() -> None:
     """Else the above would show little."""
-    played = [asyncio.run(_play(seed)) for seed in range(5)]
+    played = [asyncio.run(_play(seed)) for seed in range(15)]
     assert sum(both.grants for both in played) > 100
     assert sum(both.gathered for both in played) > 100
 
