@@ -127,7 +127,7 @@ class Queue:
         group.members_waiting += 1
         group.reorder(share)
         if self._auditor is not None:
-            share.watch = self._auditor.joined(group.path, share.path, share.counter)
+            share.watch = self._auditor.joined(_in_its_class(group), share.path, share.counter)
 
     def _lift(self, share: Share, group: Group) -> None:
         if share.path in self._seeded:
@@ -148,3 +148,11 @@ class Queue:
         if share.watch is not None:
             share.watch.left()
             share.watch = None
+
+
+def _in_its_class(group: Group) -> str:
+    """A name that no group of another class has: `acme/` is in each class, and the two are not compared."""
+    root = group
+    while root.group is not None:
+        root = root.group
+    return f"{root.path} {group.path}".strip()

@@ -83,6 +83,19 @@ def test_within_a_class_the_queue_is_fair_and_the_bound_holds() -> None:
         assert max(shares) - min(shares) <= 2 * scheduler.bound()
 
 
+def test_the_auditor_compares_nobody_with_another_class_in_a_group_either() -> None:
+    """A group of the same name in each class: what one is ahead of the other is no gap."""
+    alarms: list[Crossing] = []
+    auditor = Auditor(alarms.append, lambda: 0.0)
+    room = WorkerRoom([Worker("w", 1, 100)])
+    scheduler = Scheduler(parse_policy("priority:1000"), Weighted(), room, predictor=MaxTokens(), auditor=auditor)
+    submit(scheduler, "acme/a", 1, 30)
+    for _ in range(20):
+        serve(scheduler)
+    submit(scheduler, "acme/b", 2)
+    assert (auditor.gap(), scheduler.gap(), alarms) == (0.0, 0.0, [])
+
+
 def test_a_snapshot_counts_a_tenant_over_its_classes() -> None:
     scheduler = pool("priority:3", slots=1)
     for priority in (0, 2):
