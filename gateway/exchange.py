@@ -58,10 +58,8 @@ class Job:
         ticket = self.ticket
         if self.engine is None or self.record.first_byte is not None:
             return
-        tokens = self.engine.pace.unseen(self.ask.choices, now - self.sent, ticket.max_tokens)
-        self.record.output_tokens = min(ticket.predicted, ticket.max_tokens) if tokens is None else tokens
-        if self.record.output_tokens:
-            self.pool.charge(ticket, self.record.output_tokens)
+        self.record.output_tokens = self.engine.pace.unseen(self.ask.choices, now - self.sent, ticket.max_tokens)
+        self.pool.charge(ticket, self.record.output_tokens)
 
     def close_record(self) -> None:
         """Note what it consumed in the end."""
