@@ -93,10 +93,13 @@ class Alone:
         self._pool.close()
 
     def end(self) -> None:
-        """The way back: tickets and counters are the replica's again."""
-        self._state.desk.reached(self._pool.scheduler.export())
+        """The way back: tickets and counters are the replica's again, and its book has what the law was told since."""
+        desk = self._state.desk
+        desk.reached(self._pool.scheduler.export())
+        for held in desk.held.running():
+            desk.book.settle(held.ticket)
         self._pool.hand_back()
-        self._state.desk.take_back()
+        desk.take_back()
 
     # -- inside --------------------------------------------------------------------------------------------------
 

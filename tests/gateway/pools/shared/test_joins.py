@@ -142,6 +142,27 @@ async def test_the_way_back_tells_of_lifts_and_of_all_charges(
     await fleet.settled()
 
 
+async def test_the_way_back_tells_what_a_running_request_is_charged(
+    make_fleet: MakeFleet, server: StoreServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For all that it has produced, also for tokens of which a law that is told now and then had not heard yet."""
+    server.kill()
+    fleet = await make_fleet(Engine(hold_before=3), gateways=1, wait=False)
+    joins = watch_joins(fleet, monkeypatch)
+    await until(lambda: fleet[0].lost() and fleet[0].pool.healthy())
+    call = fleet[0].post("a", stream=True)
+    await until(lambda: any(held.ticket.produced == 1 for held in fleet[0].pool.held.running()))
+    (held,) = fleet[0].pool.held.running()
+    fleet[0].pool.charge(held.ticket, 3)
+    await asyncio.to_thread(server.start)
+    await until(fleet.shared)
+    (told,) = joins[-1][1]["running"]
+    assert (told["produced"], told["charged"]) == (3, [(7 + 2 * 3) * 1000])
+    fleet.engine.go.set()
+    assert (await call)[0] == 200
+    await fleet.settled()
+
+
 async def test_a_join_may_take_longer_than_other_calls(make_fleet: MakeFleet, server: StoreServer) -> None:
     """Its answer comes after five times `timeout_s`: nobody goes alone, and once was enough."""
     wire = Wire(server.url)
