@@ -158,13 +158,15 @@ def _with(chunk: Chunk, counted: bool) -> Chunk | None:
         return None
     if isinstance(choice.get("text"), str):
         choice["text"] = _TEXT
-    elif isinstance(choice.get("delta"), dict):
+    elif isinstance(choice.get("delta"), dict) and choice["delta"]:
         delta = dict(choice["delta"])
         name = next(iter(delta))
         delta[name] = _TEXT
         if name == "role" or any(delta[other] for other in delta if other != name):
             return None
         choice["delta"] = delta
+    else:
+        return None
     changed = {**chunk, "choices": [choice]}
     if counted:
         usage = chunk.get("usage")

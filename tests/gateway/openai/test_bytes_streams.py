@@ -188,6 +188,12 @@ def test_what_is_no_event_ends_the_answer_after_all_that_came_before(text: str) 
         assert kind_of(reading.fault) == "bad_answer"
 
 
+@pytest.mark.parametrize("choice", [{"delta": {}}, {"delta": []}, {"delta": None}, {}, {"delta": {"role": "x"}}])
+def test_a_text_beside_a_choice_that_says_nothing_is_not_its_text(choice: Json) -> None:
+    made = [{"choices": [{"index": 0, **choice, "finish_reason": None}], "text": text} for text in "~xyz"]
+    check([b"data: " + compact(chunk).encode() + b"\n\n" for chunk in made], (False, False))
+
+
 def test_a_stream_that_breaks_off_is_no_answer() -> None:
     reading = check([b"data: " + compact(vllm(0, {"content": "x"}, None, None, None)).encode() + b"\n\n"], (True, True))
     with pytest.raises(UpstreamError, match="broke off"):
