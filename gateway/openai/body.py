@@ -46,9 +46,10 @@ def _parse_slowly(raw: bytes) -> Any:
 
 
 class Member(NamedTuple):
-    """Of a JSON object in bytes; its value is `text[start:end]`."""
+    """Of a JSON object in bytes: all of it is `text[at:end]`, its value `text[start:end]`."""
 
     name: str
+    at: int
     start: int
     end: int
 
@@ -59,11 +60,16 @@ def members(text: bytes) -> list[Member]:
 
     Escaped quotes and backslashes are overwritten in a copy, in which a quote is where a string begins or ends."""
     plain = text.replace(rb"\\", b"__").replace(rb"\"", b"__")
-    found, at = [], 0
-    while (name := _NAME.match(plain, at)) is not None:
-        at = _end_of_value(plain, name.end())
-        found.append(Member(json.loads(text[name.start(1) : name.end(1)]), name.end(), at))
+    found, position = [], 0
+    while (name := _NAME.match(plain, position)) is not None:
+        at, start = name.start(1), name.end()
+        position = _end_of_value(plain, start)
+        found.append(Member(_string(text[at : name.end(1)]), at, start, position))
     return found
+
+
+def _string(quoted: bytes) -> str:
+    return str(json.loads(quoted)) if b"\\" in quoted else quoted[1:-1].decode()
 
 
 def _end_of_value(plain: bytes, start: int) -> int:

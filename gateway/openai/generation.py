@@ -6,7 +6,6 @@ needs, and takes it out of the events again.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,7 +56,7 @@ class Generation:
         if ask.names_options:
             return _with_options(ask.body, usage_options)
         last = ask.body.rindex(b"}")  # it is an object, and has members
-        return ask.body[:last] + b',"stream_options":' + _object(_asking(usage_options)) + b"}"
+        return ask.body[:last] + b',"stream_options":' + orjson.dumps(usage_options) + b"}"
 
     def reading(self, ask: Ask) -> Reading:
         return EventStream(ask.prompts, ask.wants_usage, ask.wants_continuous) if ask.stream else WholeAnswer()
@@ -71,19 +70,14 @@ class Generation:
 
 
 def _with_options(raw: bytes, usage_options: Mapping[str, bool]) -> bytes:
-    """A body whose `stream_options` ask for that usage, and for whatever else they asked for. Around them it stays byte
-    for byte, and so does the value of each of them; of options that come twice the last count, as parsers have it."""
-    _, start, end = [member for member in members(raw) if member.name == _OPTIONS][-1]
-    options = raw[start:end]
-    wanted = {} if options == b"null" else {name: options[a:b] for name, a, b in members(options)}
-    asked = {name: value for name, value in wanted.items() if name != _CONTINUOUS} | _asking(usage_options)
-    return raw if asked == wanted else raw[:start] + _object(asked) + raw[end:]
-
-
-def _asking(usage_options: Mapping[str, bool]) -> dict[str, bytes]:
-    return {name: orjson.dumps(value) for name, value in usage_options.items()}
-
-
-def _object(members: Mapping[str, bytes]) -> bytes:
-    """A JSON object of these names and values."""
-    return b"{" + b",".join([json.dumps(name).encode() + b":" + value for name, value in members.items()]) + b"}"
+    """A body whose `stream_options` ask for that usage, and for whatever else they asked for. All else stays byte for
+    byte; of options that come twice the last count, as parsers have it."""
+    found = [member for member in members(raw) if member.name == _OPTIONS][-1]
+    options = raw[found.start : found.end]
+    wanted = [] if options == b"null" else members(options)
+    usage = {name: options[start:end] for name, _, start, end in wanted if name in (_USAGE, _CONTINUOUS)}
+    if usage == dict.fromkeys(usage_options, b"true"):
+        return raw
+    kept = [options[at:end] for name, at, _, end in wanted if name not in usage]
+    asked = b"{" + b",".join([*kept, orjson.dumps(usage_options)[1:-1]]) + b"}"
+    return raw[: found.start] + asked + raw[found.end :]

@@ -137,7 +137,7 @@ def test_around_its_options_a_body_stays_as_it_came(
 def test_numbers_that_a_parser_would_round_are_kept() -> None:
     options = b'{"include_usage": false, "x": 1.10, "y": 12345678901234567890123}'
     body = b'{"model":"m","seed":12345678901234567890123,"stream_options" : %b , "t":1e-2,"stream":true}'
-    asked = b'{"include_usage":true,"x":1.10,"y":12345678901234567890123,"continuous_usage_stats":true}'
+    asked = b'{"x": 1.10,"y": 12345678901234567890123,"include_usage":true,"continuous_usage_stats":true}'
     assert CHAT.upstream_body(CHAT.read(body % options), OPTIONS) == body % asked
 
 
