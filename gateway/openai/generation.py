@@ -23,10 +23,11 @@ _NONE: dict[str, Any] = {}
 
 
 class Generation:
-    """An endpoint (see there). `default_max_tokens`: what engines produce for a body that names no limit, where that
-    is known."""
+    """An endpoint (see there). `limits`: the names under which engines read the most output tokens of a choice, the first
+    that is there. `default_max_tokens`: what they produce for a body that names no limit, where that is known."""
 
     path: str
+    limits: tuple[str, ...]
     default_max_tokens: int | None = None
 
     def read(self, raw: bytes) -> Ask:
@@ -35,7 +36,7 @@ class Generation:
         options = section(body, _OPTIONS) if _OPTIONS in body else _NONE
         prompts = self.prompts(body)
         choices = (count(body, "n") or 1) * prompts
-        each = count(body, "max_completion_tokens") or count(body, "max_tokens") or self.default_max_tokens
+        each = next((most for name in self.limits if (most := count(body, name))), self.default_max_tokens)
         return Ask(
             endpoint=self,
             model=model,

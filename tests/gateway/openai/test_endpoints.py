@@ -33,6 +33,8 @@ def test_every_endpoint_stands_under_its_path() -> None:
         ("/v1/chat/completions", {"n": 2, "max_tokens": 7}, 14),
         ("/v1/chat/completions", {"max_tokens": 7, "max_completion_tokens": 5}, 5),
         ("/v1/completions", {"prompt": "x"}, 16),
+        ("/v1/completions", {"prompt": "x", "max_tokens": 9, "max_completion_tokens": 1}, 9),
+        ("/v1/completions", {"prompt": "x", "max_completion_tokens": 1}, 16),
         ("/v1/completions", {"prompt": ["x", "y"], "n": 2, "max_tokens": 10}, 40),
         ("/v1/completions", {"prompt": [[1, 2], [3]]}, 32),
         ("/v1/completions", {"prompt": [1, 2, 3]}, 16),
