@@ -23,8 +23,8 @@ _NONE: dict[str, Any] = {}
 
 
 class Generation:
-    """An endpoint (see there). `limits`: the names under which engines read the most output tokens of a choice, the first
-    that is there. `default_max_tokens`: what they produce for a body that names no limit, where that is known."""
+    """An endpoint (see there). `limits`: the names under which engines read the most output tokens of a choice, the
+    first that is there. `default_max_tokens`: what they produce for a body that names no limit, where that is known."""
 
     path: str
     limits: tuple[str, ...]

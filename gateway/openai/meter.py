@@ -19,7 +19,7 @@ Chunk = dict[str, Any]
 
 NOT_THE_CLIENTS = frozenset((401, 403, 429))
 """Errors of the 4xx that an engine may have with a gateway, and not with what a client asked."""
-_USAGE = re.compile(rb',"usage":')
+_USAGE = re.compile(rb',\s*"usage"\s*:\s*')
 _DECODER = json.JSONDecoder()
 _ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 
@@ -134,14 +134,16 @@ def visible(chunk: Chunk, data: bytes, wants_usage: bool, wants_continuous: bool
     again. None: nothing is left. All else is handed on byte for byte.
 
     With `include_usage` alone vLLM and SGLang leave `usage` out of events with choices, and OpenAI writes null there.
-    So of a client that asked for that, an object is taken out, and null stays.
+    So of a client that asked for that, an object is taken out, and null stays. An event without choices is there for
+    its usage; where it has none it has something else to say (Azure's first: what its filters found in the prompt).
     """
     if "usage" not in chunk or (wants_usage and wants_continuous):
         return data
-    if not chunk.get("choices"):
-        return data if wants_usage else None
-    if wants_usage and chunk["usage"] is None:
+    usage, choices = chunk["usage"], chunk.get("choices")
+    if wants_usage and (usage is None or not choices):
         return data
+    if isinstance(usage, dict) and not choices:
+        return None
     del chunk["usage"]
     return _without_usage(data, chunk)
 

@@ -128,21 +128,20 @@ def _shown(chunk: Json, data: bytes, wants_usage: bool, wants_continuous: bool) 
     """The event less the usage that the client did not ask for; nothing where there was nothing else in it."""
     if "usage" not in chunk or (wants_usage and wants_continuous):
         return [Shown(data)]
-    if not chunk.get("choices"):
-        return [Shown(data)] if wants_usage else []
-    if wants_usage and chunk["usage"] is None:
+    if wants_usage and (chunk["usage"] is None or not chunk.get("choices")):
         return [Shown(data)]
+    if isinstance(chunk["usage"], dict) and not chunk.get("choices"):
+        return []
     return [without_usage(data)]
 
 
 def without_usage(data: bytes) -> Shown:
-    """A JSON object less its member `usage`; exact where that stands behind another one, written as engines do."""
+    """A JSON object less its member `usage`; exact where that stands behind another one."""
     text = data.decode()
     found = [(start, end) for name, start, end in members(text) if name == "usage"]
     for start, end in reversed(found):
         before, after = text[:start].rstrip(_SPACE), text[end:].lstrip(_SPACE)
-        exact = len(found) == 1 and text[:start].endswith(",") and text[start:].startswith('"usage":')
-        exact = exact and not text[start + 8].isspace() and text[end] in ",}"
+        exact = len(found) == 1 and before.endswith(",") and text[start:].startswith('"usage"')
         text = before[:-1] + text[end:] if before.endswith(",") else before + after.removeprefix(",")
     return Shown(text.encode(), exact)
 

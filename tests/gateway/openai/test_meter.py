@@ -98,5 +98,19 @@ def test_the_last_usage_is_shown_to_those_who_asked() -> None:
     assert visible(json.loads(data), data, False, False) is None
 
 
+def test_an_event_that_is_not_there_for_its_usage_is_shown_without_it() -> None:
+    data = b'{"choices":[],"prompt_filter_results":[{"prompt_index":0}],"usage":null}'
+    assert visible(json.loads(data), data, True, False) == data
+    assert visible(json.loads(data), data, False, False) == data.replace(b',"usage":null', b"")
+
+
+@pytest.mark.parametrize("form", [{}, {"indent": 1}])
+def test_what_is_written_with_spaces_is_cut_and_not_written_anew(form: Any) -> None:
+    chunk = {"x": 12345678901234567890123, "choices": [{"index": 0}], "usage": {"completion_tokens": 1}, "y": "\u00e9"}
+    less = {name: value for name, value in chunk.items() if name != "usage"}
+    data, kept = (json.dumps(each, **form).encode() for each in (chunk, less))
+    assert visible(Meter().read(data), data, False, False) == kept
+
+
 def test_a_lone_surrogate_survives() -> None:
     assert json.loads(to_json({"a": "\ud800"}).decode("utf-8", "surrogatepass")) == {"a": "\ud800"}
