@@ -20,6 +20,8 @@ Chunk = dict[str, Any]
 NOT_THE_CLIENTS = frozenset((401, 403, 429))
 """Errors of the 4xx that an engine may have with a gateway, and not with what a client asked."""
 _USAGE = re.compile(rb',\s*"usage"\s*:\s*')
+_EXACT = 2**53
+"""From here on a float is not one integer but several."""
 _DECODER = json.JSONDecoder()
 _ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 
@@ -177,6 +179,9 @@ def _has_content(choice: Chunk) -> int:
 
 
 def whole(value: object) -> int:
+    """A count of tokens, 0 for what is none. Some engines write 7 as 7.0."""
+    if type(value) is float and value.is_integer() and value < _EXACT:
+        value = int(value)
     return value if type(value) is int and value > 0 else 0
 
 

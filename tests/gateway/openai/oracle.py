@@ -115,6 +115,8 @@ def _read(data: bytes) -> tuple[Json, str | None]:
 
 
 def _count(value: object) -> int:
+    if isinstance(value, float) and value == round(value) and value < 2**53:
+        return max(0, round(value))
     return value if type(value) is int and 0 < value < _MOST else 0
 
 
