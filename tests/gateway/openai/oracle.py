@@ -42,6 +42,8 @@ class Expected:
     ended: bool = False
     complete: bool = False
     fault: str | None = None
+    closing: Json | None = None
+    """An event of usage that the engine did not send, and that the client asked for."""
 
 
 def data_of(stream: bytes) -> list[bytes]:
@@ -64,7 +66,7 @@ def expected(stream: bytes, *, prompts: int, wants_usage: bool, wants_continuous
     now = Expected()
     by_choice: Counter[Any] = Counter()
     still_open: set[Any] = set()
-    any_finished = False
+    any_finished = told_in_all = False
     for data in data_of(stream):
         if data == b"[DONE]":
             now.ended = True
@@ -92,6 +94,9 @@ def expected(stream: bytes, *, prompts: int, wants_usage: bool, wants_continuous
                 any_finished = True
         if not alone:
             now.produced = max(now.produced, told)
+        if wants_usage and not wants_continuous and usage:
+            now.closing = {**chunk, "choices": []} if choices and not told_in_all else None
+            told_in_all = told_in_all or not choices
         now.shown += _shown(chunk, data, wants_usage, wants_continuous)
     now.complete = any_finished and not still_open
     return now
