@@ -11,9 +11,10 @@ from typing import Any
 
 import orjson
 
-from gateway.openai.body import count, flag, members, model_of, parse, section
+from gateway.openai.body import count, flag, model_of, parse, section
 from gateway.openai.endpoint import Ask, Reading
 from gateway.openai.estimate import raw_tokens
+from gateway.openai.members import members
 from gateway.openai.sse import frame
 from gateway.openai.stream import EventStream
 from gateway.openai.whole import WholeAnswer

@@ -102,7 +102,8 @@ def test_a_body_that_asks_for_the_same_needs_no_change(endpoint: Any) -> None:
     assert endpoint.upstream_body(endpoint.read(body), OPTIONS) is body
 
 
-TEXT = st.text(max_size=4) | st.sampled_from(
+NO_N = st.characters(exclude_categories=["Cs"], exclude_characters="n")  # it is a field that the gateway reads
+TEXT = st.text(NO_N, max_size=4) | st.sampled_from(
     ["stream_options", "\\", '"', '\\"', '\\\\"', '","stream_options":{}', "{", "]", "\ud83d"]
 )
 JSON = st.recursive(

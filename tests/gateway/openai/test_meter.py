@@ -112,5 +112,10 @@ def test_what_is_written_with_spaces_is_cut_and_not_written_anew(form: Any) -> N
     assert visible(Meter().read(data), data, False, False) == kept
 
 
-def test_a_lone_surrogate_survives() -> None:
-    assert json.loads(to_json({"a": "\ud800"}).decode("utf-8", "surrogatepass")) == {"a": "\ud800"}
+@pytest.mark.parametrize("data", [b'{"choices":[0],"a":"\\ud800"}', b'{"a":"\\ud800","choices":[0]}'])
+@pytest.mark.parametrize("name", [b'"usage"', b'"us\\u0061ge"'])
+def test_half_a_surrogate_pair_stays_as_it_was_escaped(data: bytes, name: bytes) -> None:
+    """It has no bytes of its own: written anew as it is read, it would be no UTF-8."""
+    event = b'{%b:{"x":",\\"usage\\":{}"} , %b' % (name, data[1:])
+    assert visible(json.loads(event), event, False, False) == data.replace(b"{", b"{ ", 1)
+    assert json.loads(to_json({"a": "\ud800"})) == {"a": "\ud800"}
