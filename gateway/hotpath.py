@@ -27,7 +27,7 @@ from itertools import count
 from fairness import Grant, Refusal, Ticket
 from gateway.config.schema import TenantConfig, Timeouts
 from gateway.delivery import Delivery
-from gateway.engines.engine import Engine
+from gateway.engines.engine import LEAST_USAGE, Engine
 from gateway.errors import ApiError, EngineRefused, NotFound, Overloaded, RateLimited, UpstreamError, UpstreamFailed
 from gateway.exchange import Exchange, Job, Route
 from gateway.live import Live
@@ -208,12 +208,13 @@ class HotPath:
             raise
 
     async def _post(self, exchange: Exchange, job: Job, engine: Engine, worker: str) -> Delivery:
-        """An answer with status 200. An engine that refuses to report usage as asked is asked again for less."""
+        """An answer with status 200. An engine that refuses to report usage as asked is asked again for less; that it
+        does not know more has shown when it takes that."""
         ask = job.ask
         request_id = f"{job.ticket.id}-{job.record.attempts}"  # unique, whatever ids clients send
         patience = self._stream_patience if ask.stream else self._answer_patience
+        usage_options, again = engine.usage_options(), False
         while True:
-            usage_options = engine.usage_options()
             delivery = Delivery(exchange, job, ask.endpoint.reading(ask), engine, self._clock, self._first)
             await self._upstream.post(
                 worker,
@@ -225,10 +226,14 @@ class HotPath:
                 repeatable=engine.dialect.repeatable,
             )
             if delivery.status == 200:
+                if again:
+                    engine.minds_usage()
                 return delivery
             refusal = delivery.refusal()
-            if not engine.refused_usage(usage_options if ask.stream else {}, delivery.status, refusal):
+            again = ask.stream and engine.may_mind_usage(usage_options, delivery.status, refusal)
+            if not again:
                 raise engine.dialect.not_taken(delivery.status, refusal)
+            usage_options = LEAST_USAGE
 
     def _first(self, exchange: Exchange) -> None:
         """The engine has begun to answer."""

@@ -9,8 +9,9 @@ from gateway.engines.plain import PLAIN
 from gateway.engines.registry import HEALTH_PATHS, dialect_of
 
 _CONTINUOUS = "continuous_usage_stats"
-_USAGE: Mapping[str, bool] = {"include_usage": True}
-_CONTINUOUS_USAGE: Mapping[str, bool] = {**_USAGE, _CONTINUOUS: True}
+LEAST_USAGE: Mapping[str, bool] = {"include_usage": True}
+"""What every engine can be asked for."""
+_CONTINUOUS_USAGE: Mapping[str, bool] = {**LEAST_USAGE, _CONTINUOUS: True}
 
 
 class Engine:
@@ -33,11 +34,14 @@ class Engine:
     def usage_options(self) -> Mapping[str, bool]:
         """The stream options that make it report usage: while it streams, if it can, else in the end."""
         continuous = self.dialect.continuous_usage and not self._refuses_continuous_usage
-        return _CONTINUOUS_USAGE if continuous else _USAGE
+        return _CONTINUOUS_USAGE if continuous else LEAST_USAGE
 
-    def refused_usage(self, asked: Mapping[str, bool], status: int, body: bytes) -> bool:
-        """Was a request refused for the usage options it was `asked` with? Then it is never asked with them again.
-        What counts is that request's own options: others may have taught us meanwhile."""
-        refused = status in (400, 422) and _CONTINUOUS in asked and _CONTINUOUS.encode() in body
-        self._refuses_continuous_usage |= refused
-        return refused
+    def may_mind_usage(self, asked: Mapping[str, bool], status: int, body: bytes) -> bool:
+        """Was a request refused, maybe for the usage options it was `asked` with? Then it is to be asked again with
+        `LEAST_USAGE`. Nothing is remembered yet: what an engine says of a refusal repeats what the client wrote, and a
+        client may write anything, `"temperature":"continuous_usage_stats"`."""
+        return status in (400, 422) and _CONTINUOUS in asked and _CONTINUOUS.encode() in body
+
+    def minds_usage(self) -> None:
+        """It took with `LEAST_USAGE` what it had refused with more: it is never asked for more again."""
+        self._refuses_continuous_usage = True

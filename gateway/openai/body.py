@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import orjson
@@ -36,14 +35,10 @@ def _parse_slowly(raw: bytes) -> Any:
         where = f"line {error.lineno} column {error.colno} (char {error.pos})"
         raise Invalid("invalid_json", f"The body is not valid JSON: {error.msg} at {where}.") from None
     except RecursionError:
-        raise Invalid("invalid_json", "The body is not usable JSON: it is nested too deeply.") from None
+        message = "The body is not usable JSON: it is nested too deeply (levels that can be read: about a thousand)."
+        raise Invalid("invalid_json", message) from None
     except ValueError as error:
         raise Invalid("invalid_json", f"The body is not valid JSON: {error}.") from None
-
-
-def encode(body: Mapping[str, Any]) -> bytes:
-    """Compact JSON for an engine."""
-    return _ENCODER.encode(body).encode()
 
 
 def model_of(body: dict[str, Any]) -> str:
@@ -83,7 +78,7 @@ def count(body: dict[str, Any], name: str) -> int | None:
 
 
 def wrong(name: str, found: object, expected: str) -> NoReturn:
-    shown = json.dumps(found)[:80]
+    shown = "an object" if isinstance(found, dict) else "a list" if isinstance(found, list) else json.dumps(found)[:80]
     raise Invalid("invalid_value", f"'{name}' is {shown}; expected {expected}.", param=name)
 
 
@@ -99,4 +94,3 @@ def _finite(text: str) -> float:
 
 
 _DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite)
-_ENCODER = json.JSONEncoder(separators=(",", ":"))

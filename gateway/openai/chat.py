@@ -7,3 +7,4 @@ from gateway.openai.generation import Generation
 
 class Chat(Generation):
     path = "/v1/chat/completions"
+    limits: tuple[str, ...] = ("max_completion_tokens", "max_tokens")

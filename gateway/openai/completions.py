@@ -9,6 +9,7 @@ from gateway.openai.generation import Generation
 
 class Completions(Generation):
     path = "/v1/completions"
+    limits: tuple[str, ...] = ("max_tokens",)
     default_max_tokens: int | None = 16
     """What OpenAI and the engines produce for a completion that names no `max_tokens`."""
 

@@ -46,13 +46,22 @@ def raw_tokens(body: Mapping[str, Any]) -> float:
 
 
 def weigh(value: Any) -> float:
-    """Tokens of text, of token ids, and of whatever holds them."""
-    if isinstance(value, str):
-        if value.startswith("data:"):
-            return TOKENS_PER_ATTACHMENT
-        return (len(value) if value.isascii() else len(value.encode("utf-8", "replace"))) / BYTES_PER_TOKEN
-    if isinstance(value, dict):
-        return sum(map(weigh, value.values()))
-    if isinstance(value, list):
-        return sum(map(weigh, value))
-    return 1 if type(value) is int else 0
+    """Tokens of text, of token ids, and of whatever holds them, however deep."""
+    total, left = 0.0, [value]
+    while left:
+        value = left.pop()
+        if isinstance(value, str):
+            total += _weigh_text(value)
+        elif isinstance(value, dict):
+            left.extend(value.values())
+        elif isinstance(value, list):
+            left.extend(value)
+        elif type(value) is int:
+            total += 1
+    return total
+
+
+def _weigh_text(text: str) -> float:
+    if text.startswith("data:"):
+        return TOKENS_PER_ATTACHMENT
+    return (len(text) if text.isascii() else len(text.encode("utf-8", "replace"))) / BYTES_PER_TOKEN

@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.openai.body import count, encode, flag, model_of, parse, section
+import orjson
+
+from gateway.openai.body import count, flag, model_of, parse, section
 from gateway.openai.endpoint import Ask, Reading
 from gateway.openai.estimate import raw_tokens
+from gateway.openai.members import members
 from gateway.openai.sse import frame
 from gateway.openai.stream import EventStream
 from gateway.openai.whole import WholeAnswer
@@ -21,10 +24,11 @@ _NONE: dict[str, Any] = {}
 
 
 class Generation:
-    """An endpoint (see there). `default_max_tokens`: what engines produce for a body that names no limit, where that
-    is known."""
+    """An endpoint (see there). `limits`: the names under which engines read the most output tokens of a choice, the
+    first that is there. `default_max_tokens`: what they produce for a body that names no limit, where that is known."""
 
     path: str
+    limits: tuple[str, ...]
     default_max_tokens: int | None = None
 
     def read(self, raw: bytes) -> Ask:
@@ -33,7 +37,7 @@ class Generation:
         options = section(body, _OPTIONS) if _OPTIONS in body else _NONE
         prompts = self.prompts(body)
         choices = (count(body, "n") or 1) * prompts
-        each = count(body, "max_completion_tokens") or count(body, "max_tokens") or self.default_max_tokens
+        each = next((most for name in self.limits if (most := count(body, name))), self.default_max_tokens)
         return Ask(
             endpoint=self,
             model=model,
@@ -54,7 +58,7 @@ class Generation:
         if ask.names_options:
             return _with_options(ask.body, usage_options)
         last = ask.body.rindex(b"}")  # it is an object, and has members
-        return ask.body[:last] + b',"stream_options":' + encode(usage_options) + b"}"
+        return ask.body[:last] + b',"stream_options":' + orjson.dumps(usage_options) + b"}"
 
     def reading(self, ask: Ask) -> Reading:
         return EventStream(ask.prompts, ask.wants_usage, ask.wants_continuous) if ask.stream else WholeAnswer()
@@ -68,8 +72,14 @@ class Generation:
 
 
 def _with_options(raw: bytes, usage_options: Mapping[str, bool]) -> bytes:
-    """A body whose `stream_options` ask for that usage, and for whatever else they asked for."""
-    body = parse(raw)
-    wanted = section(body, _OPTIONS)
-    options = {name: value for name, value in wanted.items() if name != _CONTINUOUS} | dict(usage_options)
-    return raw if options == wanted else encode({**body, _OPTIONS: options})
+    """A body whose `stream_options` ask for that usage, and for whatever else they asked for. All else stays byte for
+    byte; of options that come twice the last count, as parsers have it."""
+    found = [member for member in members(raw) if member.name == _OPTIONS][-1]
+    options = raw[found.start : found.end]
+    wanted = [] if options == b"null" else members(options)
+    usage = {name: options[start:end] for name, _, start, end in wanted if name in (_USAGE, _CONTINUOUS)}
+    if usage == dict.fromkeys(usage_options, b"true"):
+        return raw
+    kept = [options[at:end] for name, at, _, end in wanted if name not in usage]
+    asked = b"{" + b",".join([*kept, orjson.dumps(usage_options)[1:-1]]) + b"}"
+    return raw[: found.start] + asked + raw[found.end :]

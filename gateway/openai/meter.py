@@ -14,19 +14,22 @@ from typing import Any
 import orjson
 
 from gateway.errors import EngineRefused, UpstreamError
+from gateway.openai.members import without
 
 Chunk = dict[str, Any]
 
 NOT_THE_CLIENTS = frozenset((401, 403, 429))
 """Errors of the 4xx that an engine may have with a gateway, and not with what a client asked."""
-_USAGE = re.compile(rb',"usage":')
+_USAGE = re.compile(rb',\s*"usage"\s*:\s*')
+_MOST = 2**53
+"""From here on a number in JSON is several integers to one parser or the other, and no count of tokens to anybody."""
 _DECODER = json.JSONDecoder()
-_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
 def to_json(value: Chunk) -> bytes:
-    """Compact JSON; a lone surrogate, which an engine may have escaped, survives as it is."""
-    return _ENCODER.encode(value).encode("utf-8", "surrogatepass")
+    """Compact JSON in ASCII: half a surrogate pair, which an engine may have escaped, has no bytes of its own."""
+    return _ENCODER.encode(value).encode()
 
 
 def from_json(data: bytes) -> Chunk:
@@ -101,11 +104,11 @@ class Meter:
         choices = chunk.get("choices") or ()
         try:
             total = len(choices) != 1
-            if usage and (total or self.prompts == 1):
-                self.read_input(usage)
             reported = whole(usage.get("completion_tokens")) if usage else 0
             for choice in choices:
                 self._count_choice(choice, 0 if total else reported)
+            if usage and (total or self.prompts == 1):
+                self.read_input(usage)
         except (AttributeError, TypeError):
             raise UpstreamError("bad_answer", "the engine sent an event that is not a chunk of an answer") from None
         if total:
@@ -134,21 +137,23 @@ def visible(chunk: Chunk, data: bytes, wants_usage: bool, wants_continuous: bool
     again. None: nothing is left. All else is handed on byte for byte.
 
     With `include_usage` alone vLLM and SGLang leave `usage` out of events with choices, and OpenAI writes null there.
-    So of a client that asked for that, an object is taken out, and null stays.
+    So of a client that asked for that, an object is taken out, and null stays. An event without choices is there for
+    its usage; where it has none it has something else to say (Azure's first: what its filters found in the prompt).
     """
     if "usage" not in chunk or (wants_usage and wants_continuous):
         return data
-    if not chunk.get("choices"):
-        return data if wants_usage else None
-    if wants_usage and chunk["usage"] is None:
+    usage, choices = chunk["usage"], chunk.get("choices")
+    if wants_usage and (usage is None or not choices):
         return data
+    if isinstance(usage, dict) and not choices:
+        return None
     del chunk["usage"]
     return _without_usage(data, chunk)
 
 
 def _without_usage(data: bytes, rest: Chunk) -> bytes:
-    """An event less its member `usage`, `rest` being what is to be left: cut out of the bytes, or where that cannot be
-    done written anew. A cut is right when what is left reads as `rest`."""
+    """An event less its member `usage`, `rest` being what is to be left. Where it stands as engines write it, behind
+    another member, a cut is tried that is right when what is left reads as `rest`: four times as fast as `without`."""
     for found in _USAGE.finditer(data):
         try:
             end = _end_of_value(data, found.end())
@@ -157,7 +162,7 @@ def _without_usage(data: bytes, rest: Chunk) -> bytes:
                 return cut
         except ValueError:
             continue
-    return to_json(rest)
+    return without(data, "usage")
 
 
 def _end_of_value(data: bytes, start: int) -> int:
@@ -175,7 +180,10 @@ def _has_content(choice: Chunk) -> int:
 
 
 def whole(value: object) -> int:
-    return value if type(value) is int and value > 0 else 0
+    """A count of tokens, 0 for what is none. Some engines write 7 as 7.0."""
+    if type(value) is float and value.is_integer():
+        value = int(value)
+    return value if type(value) is int and 0 < value < _MOST else 0
 
 
 def _engine_error(chunk: Chunk) -> UpstreamError | EngineRefused:

@@ -46,6 +46,7 @@ class Shape:
         self._wants_continuous = wants_continuous
         self._learned = 0 if meter.prompts == 1 else MOST_LEARNED
         self._index = 0
+        self._input = 0
         self._counted = False
         self._untouched = False
         self._before = b""
@@ -88,6 +89,7 @@ class Shape:
             return start
         if self._counted:
             self._meter.goes_on(self._index, tokens)
+            self._meter.counted(self._input, 0)
         else:
             self._meter.goes_on_by(self._index, events)
         if self._untouched:
@@ -125,6 +127,7 @@ class Shape:
         before, after, between, last = parts
         self._index = expected["choices"][0]["index"]
         self._counted = bool(between)
+        self._input = whole(expected["usage"]["prompt_tokens"]) if between else 0
         self._before = frame(before)[: -len(_END)]
         self._after = after if between else after + _END
         self._between, self._last = between, last + _END
@@ -158,13 +161,15 @@ def _with(chunk: Chunk, counted: bool) -> Chunk | None:
         return None
     if isinstance(choice.get("text"), str):
         choice["text"] = _TEXT
-    elif isinstance(choice.get("delta"), dict):
+    elif isinstance(choice.get("delta"), dict) and choice["delta"]:
         delta = dict(choice["delta"])
         name = next(iter(delta))
         delta[name] = _TEXT
         if name == "role" or any(delta[other] for other in delta if other != name):
             return None
         choice["delta"] = delta
+    else:
+        return None
     changed = {**chunk, "choices": [choice]}
     if counted:
         usage = chunk.get("usage")

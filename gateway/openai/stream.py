@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.errors import EngineRefused, UpstreamError
-from gateway.openai.meter import Meter, visible
+from gateway.openai.meter import Chunk, Meter, to_json, visible
 from gateway.openai.shape import Shape
 from gateway.openai.sse import DONE, SseParser, data_of, frame
 
@@ -20,6 +20,8 @@ class EventStream:
         self.fault: UpstreamError | EngineRefused | None = None
         self._wants_usage = wants_usage
         self._wants_continuous = wants_continuous
+        self._usage: Chunk | None = None
+        self._showed_usage = wants_continuous or not wants_usage
         self._parser = SseParser()
         self._shape = Shape(self.meter, wants_usage, wants_continuous)
 
@@ -38,6 +40,8 @@ class EventStream:
                     position = self._parse_one(text, position, out)
         except (UpstreamError, EngineRefused) as error:
             self.fault = error
+        except RecursionError:
+            self.fault = UpstreamError("bad_answer", "the engine sent an event that is nested too deeply")
         return out[0] if len(out) == 1 else b"".join(out)
 
     def close(self) -> None:
@@ -47,7 +51,11 @@ class EventStream:
         self.ended = True
 
     def ending(self) -> bytes:
-        return _LAST
+        """Some engines (DeepSeek, Mistral) report usage beside the last choice and nowhere else, where a client that
+        asked for usage does not see it (see `visible`): it gets it in an event of its own, as OpenAI sends it."""
+        if self._usage is None or self._showed_usage:
+            return _LAST
+        return frame(to_json(self._usage)) + _LAST
 
     def _parse_one(self, text: bytes, start: int, out: list[bytes]) -> int:
         """Read the event at `start`; where the next begins."""
@@ -61,6 +69,12 @@ class EventStream:
             chunk = self.meter.read(event)
             self.began = True
             self._shape.learn(chunk, event)
+            if not self._showed_usage and chunk.get("usage"):
+                self._note_usage(chunk)
             if (seen := visible(chunk, event, self._wants_usage, self._wants_continuous)) is not None:
                 out.append(frame(seen))
         return end + 2
+
+    def _note_usage(self, chunk: Chunk) -> None:
+        self._showed_usage = not chunk.get("choices")
+        self._usage = {**chunk, "choices": []}

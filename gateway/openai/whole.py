@@ -36,11 +36,11 @@ class WholeAnswer:
         self._parts = []
         answer = from_json(self._body)
         usage = answer.get("usage")
+        told: Any = None
         if isinstance(usage, dict):
             self.meter.read_input(usage)
-            self.meter.produced = whole(usage.get("completion_tokens"))
-        else:
-            self.meter.produced = _weighed(answer)
+            told = usage.get("completion_tokens")
+        self.meter.produced = whole(told) or (0 if told == 0 else _weighed(answer))
         self.began = self.ended = True
 
     def ending(self) -> bytes:
@@ -48,7 +48,8 @@ class WholeAnswer:
 
 
 def _weighed(answer: Chunk) -> int:
-    """What it may have cost, where the engine does not say: by its text, four bytes a token."""
-    choices: Any = answer.get("choices")
-    texts = [choice.get("message") or choice.get("text") for choice in choices or () if isinstance(choice, dict)]
-    return ceil(weigh(texts))
+    """What it may have cost, where the engine does not say: by its text, four bytes a token. Raises UpstreamError."""
+    choices: Any = answer.get("choices") or []
+    if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+        raise UpstreamError("bad_answer", "the engine sent an answer whose choices are none")
+    return ceil(weigh([choice.get("message") or choice.get("text") for choice in choices]))

@@ -12,6 +12,7 @@ from fairness import BUILD
 
 from .conftest import House, MakeHouse, chat, tenant, until
 from .engine import Engine, Script
+from .raw_engine import Answer, RawEngine, http
 
 
 async def refused(house: House, status: int, code: str, kind: str, *args: Any, **more: Any) -> aiohttp.ClientResponse:
@@ -303,3 +304,16 @@ async def test_an_engines_own_refusal_is_handed_on_and_not_charged(make_house: M
         assert response.status == 400
         assert await response.json() == body
     assert house.counter("a") == 0
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_a_body_may_be_nested_deeply(make_house: MakeHouse, streamed: bool) -> None:
+    """It is for the engine to say what it makes of that."""
+    engine: Any = RawEngine(lambda asked: Answer([http(400, b"{}")]))
+    house = await make_house(engine)
+    nested = "[" * 1000 + "]" * 1000
+    options = f'"stream_options":{{"include_usage":true,"x":{nested}}}'
+    body = f'{{"model":"m","stream":{str(streamed).lower()},{options},"messages":{nested}}}'
+    async with house.post(body.encode()) as response:
+        assert (response.status, await response.read()) == (400, b"{}")
+    assert len(engine.asked) == 1

@@ -117,3 +117,17 @@ async def test_models_of_a_tenant(make_house: MakeHouse) -> None:
             assert [model["id"] for model in (await response.json())["data"]] == models
     async with house.session.get(house.url + "/v1/models") as response:
         assert response.status == 401
+
+
+async def test_what_a_client_writes_does_not_teach_the_gateway_what_an_engine_knows(make_house: MakeHouse) -> None:
+    """An engine's refusal repeats the client's words; were they believed, one tenant could spoil metering for all."""
+    house = await make_house()
+    said = "temperature: Input should be a valid number, input: 'continuous_usage_stats'"
+    no = Script(status=400, body={"error": {"message": said, "type": "BadRequestError", "code": 400}})
+    house.engine.scripts.extend([no, no])
+    async with house.post(chat(stream=True, temperature="continuous_usage_stats")) as response:
+        assert (response.status, await response.json()) == (400, no.body)
+    await stream(house, chat(), key="key-b")
+    asked = [body["stream_options"].get("continuous_usage_stats") for body in house.engine.seen]
+    assert asked == [True, None, True]
+    assert house.counter("a") == 0

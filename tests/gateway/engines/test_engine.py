@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.engines.dialect import Dialect
-from gateway.engines.engine import Engine
+from gateway.engines.engine import LEAST_USAGE, Engine
 from gateway.engines.plain import PLAIN
 from gateway.engines.vllm import VLLM
 from gateway.errors import UpstreamError
@@ -23,17 +23,19 @@ def test_usage_options_that_are_refused_are_not_asked_for_again() -> None:
     engine = Engine()
     first = second = engine.usage_options()
     assert first == {"include_usage": True, "continuous_usage_stats": True}
-    assert engine.refused_usage(first, 400, NO)
-    assert engine.usage_options() == {"include_usage": True}
-    assert engine.refused_usage(second, 422, NO), "another request that was under way must be repeated too"
-    assert not engine.refused_usage(engine.usage_options(), 400, NO), "it would be repeated for ever"
+    assert engine.may_mind_usage(first, 400, NO)
+    assert engine.usage_options() == first, "that may have been the client's own words"
+    engine.minds_usage()
+    assert engine.usage_options() == LEAST_USAGE == {"include_usage": True}
+    assert engine.may_mind_usage(second, 422, NO), "another request that was under way must be repeated too"
+    assert not engine.may_mind_usage(LEAST_USAGE, 400, NO), "it would be repeated for ever"
 
 
 def test_other_refusals_say_nothing_of_usage() -> None:
     engine = Engine()
     asked = engine.usage_options()
     for status, body in ((400, b"temperature must be >= 0"), (500, NO), (404, NO)):
-        assert not engine.refused_usage(asked, status, body)
+        assert not engine.may_mind_usage(asked, status, body)
     assert engine.usage_options() == asked
 
 

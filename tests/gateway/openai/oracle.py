@@ -14,27 +14,16 @@ from typing import Any
 
 Json = dict[str, Any]
 _SPACE = " \t\r\n"
-_MOST = 2**64
+_MOST = 2**53
 """A number above is no count of tokens."""
-
-
-@dataclass(frozen=True)
-class Shown:
-    """The data of one event for the client. `exact`: byte for byte; else it must read the same."""
-
-    data: bytes
-    exact: bool = True
-
-    def equals(self, seen: bytes) -> bool:
-        return seen == self.data or (not self.exact and json.loads(seen.decode()) == json.loads(self.data))
 
 
 @dataclass
 class Expected:
-    """After a part of a stream. `fault`: the kind of UpstreamError, `refused` where the request is at fault, None where
-    all is well."""
+    """After a part of a stream. `shown`: the data of the events for the client. `fault`: the kind of UpstreamError,
+    `refused` where the request is at fault, None where all is well."""
 
-    shown: list[Shown] = field(default_factory=list)
+    shown: list[bytes] = field(default_factory=list)
     produced: int = 0
     input_tokens: int | None = None
     cached_tokens: int = 0
@@ -42,6 +31,8 @@ class Expected:
     ended: bool = False
     complete: bool = False
     fault: str | None = None
+    closing: Json | None = None
+    """An event of usage that the engine did not send, and that the client asked for."""
 
 
 def data_of(stream: bytes) -> list[bytes]:
@@ -64,7 +55,7 @@ def expected(stream: bytes, *, prompts: int, wants_usage: bool, wants_continuous
     now = Expected()
     by_choice: Counter[Any] = Counter()
     still_open: set[Any] = set()
-    any_finished = False
+    any_finished = told_in_all = False
     for data in data_of(stream):
         if data == b"[DONE]":
             now.ended = True
@@ -92,6 +83,9 @@ def expected(stream: bytes, *, prompts: int, wants_usage: bool, wants_continuous
                 any_finished = True
         if not alone:
             now.produced = max(now.produced, told)
+        if wants_usage and not wants_continuous and usage:
+            now.closing = {**chunk, "choices": []} if choices and not told_in_all else None
+            told_in_all = told_in_all or not choices
         now.shown += _shown(chunk, data, wants_usage, wants_continuous)
     now.complete = any_finished and not still_open
     return now
@@ -115,6 +109,8 @@ def _read(data: bytes) -> tuple[Json, str | None]:
 
 
 def _count(value: object) -> int:
+    if isinstance(value, float) and value == round(value):
+        value = round(value)
     return value if type(value) is int and 0 < value < _MOST else 0
 
 
@@ -124,27 +120,25 @@ def _has_content(choice: Json) -> int:
     return int(bool(choice.get("text")) or any(said))
 
 
-def _shown(chunk: Json, data: bytes, wants_usage: bool, wants_continuous: bool) -> list[Shown]:
+def _shown(chunk: Json, data: bytes, wants_usage: bool, wants_continuous: bool) -> list[bytes]:
     """The event less the usage that the client did not ask for; nothing where there was nothing else in it."""
     if "usage" not in chunk or (wants_usage and wants_continuous):
-        return [Shown(data)]
-    if not chunk.get("choices"):
-        return [Shown(data)] if wants_usage else []
-    if wants_usage and chunk["usage"] is None:
-        return [Shown(data)]
+        return [data]
+    if wants_usage and (chunk["usage"] is None or not chunk.get("choices")):
+        return [data]
+    if isinstance(chunk["usage"], dict) and not chunk.get("choices"):
+        return []
     return [without_usage(data)]
 
 
-def without_usage(data: bytes) -> Shown:
-    """A JSON object less its member `usage`; exact where that stands behind another one, written as engines do."""
+def without_usage(data: bytes) -> bytes:
+    """A JSON object less its member `usage`, and the comma before it, or after it where it comes first."""
     text = data.decode()
-    found = [(start, end) for name, start, end in members(text) if name == "usage"]
-    for start, end in reversed(found):
-        before, after = text[:start].rstrip(_SPACE), text[end:].lstrip(_SPACE)
-        exact = len(found) == 1 and text[:start].endswith(",") and text[start:].startswith('"usage":')
-        exact = exact and not text[start + 8].isspace() and text[end] in ",}"
-        text = before[:-1] + text[end:] if before.endswith(",") else before + after.removeprefix(",")
-    return Shown(text.encode(), exact)
+    for name, start, end in reversed(members(text)):
+        if name == "usage":
+            before, after = text[:start].rstrip(_SPACE), text[end:]
+            text = before[:-1] + after if before.endswith(",") else before + after.lstrip(_SPACE).removeprefix(",")
+    return text.encode()
 
 
 def members(text: str) -> list[tuple[str, int, int]]:

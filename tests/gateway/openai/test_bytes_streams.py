@@ -44,9 +44,7 @@ def check(parts: list[bytes], wants: tuple[bool, bool], prompts: int = 1) -> Eve
         right = expected(fed, prompts=prompts, wants_usage=wants[0], wants_continuous=wants[1])
         seen = data_of(client)
         assert client == b"" or client.endswith(b"\n\n"), "half an event was handed on"
-        assert len(seen) == len(right.shown), (seen, right.shown)
-        for got, shown in zip(seen, right.shown, strict=True):
-            assert shown.equals(got), (got, shown)
+        assert seen == right.shown
         meter = reading.meter
         assert (meter.produced, meter.input_tokens, meter.cached_tokens) == (
             right.produced,
@@ -70,7 +68,34 @@ def test_streams_in_the_shapes_of_engines(
     stream = data.draw(framed([*texts, *data.draw(st.sampled_from([[], ["[DONE]"], ["[DONE]", "[DONE]"]]))]))
     reading = check(pieces(stream, cuts), wants, prompts)
     reading.close()  # every choice has ended
-    assert reading.ending() == b"data: [DONE]\n\n"
+    *closing, done = data_of(reading.ending())
+    right = expected(stream, prompts=prompts, wants_usage=wants[0], wants_continuous=wants[1])
+    assert [json.loads(data) for data in closing] == ([right.closing] if right.closing else [])
+    assert done == b"[DONE]"
+
+
+LAST = b'{"id":"1","choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"usage":{"completion_tokens":3}}'
+CLOSING = b'data: {"id":"1","choices":[],"usage":{"completion_tokens":3}}\n\n'
+
+
+@pytest.mark.parametrize("done", [b"", b"data: [DONE]\n\n"])
+@pytest.mark.parametrize("wants", WANTS)
+def test_usage_that_comes_beside_the_last_choice_alone_is_shown_once(wants: tuple[bool, bool], done: bytes) -> None:
+    """To a client that asked for usage, as the last event, which is where such a client reads it."""
+    engine = b"data: " + LAST + b"\n\n"
+    for stream, closing in ((engine, CLOSING if wants == (True, False) else b""), (engine + CLOSING, b"")):
+        reading = check([stream + done], wants)
+        reading.close()
+        assert reading.ending() == closing + b"data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize("depth", [500, 960, 1000, 3000])
+def test_an_event_that_is_nested_deeply_is_handed_on_or_found_bad(depth: int) -> None:
+    nested = b'{"choices":[{"index":0,"text":"x"}],"x":%b,"usage":{"x":1}}' % (b"[" * depth + b"]" * depth)
+    reading = EventStream(1, False, False)
+    seen = reading.feed(b"data: " + nested + b"\n\n")
+    assert seen == b"" if reading.fault else seen == b"data: " + nested.replace(b',"usage":{"x":1}', b"") + b"\n\n"
+    assert kind_of(reading.fault) in (None, "bad_answer")
 
 
 @given(st.data(), st.sampled_from(BUILDS), st.sampled_from(WANTS), st.integers(0, 200))
@@ -186,6 +211,12 @@ def test_what_is_no_event_ends_the_answer_after_all_that_came_before(text: str) 
         reading = check([stream[:cut], stream[cut:]], (False, False))
         assert reading.fault is not None
         assert kind_of(reading.fault) == "bad_answer"
+
+
+@pytest.mark.parametrize("choice", [{"delta": {}}, {"delta": []}, {"delta": None}, {}, {"delta": {"role": "x"}}])
+def test_a_text_beside_a_choice_that_says_nothing_is_not_its_text(choice: Json) -> None:
+    made = [{"choices": [{"index": 0, **choice, "finish_reason": None}], "text": text} for text in "~xyz"]
+    check([b"data: " + compact(chunk).encode() + b"\n\n" for chunk in made], (False, False))
 
 
 def test_a_stream_that_breaks_off_is_no_answer() -> None:

@@ -6,8 +6,13 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from gateway.errors import Invalid
 from gateway.openai.registry import ENDPOINTS
+
+from . import oracle
 
 CHAT, COMPLETIONS = ENDPOINTS["/v1/chat/completions"], ENDPOINTS["/v1/completions"]
 
@@ -28,6 +33,8 @@ def test_every_endpoint_stands_under_its_path() -> None:
         ("/v1/chat/completions", {"n": 2, "max_tokens": 7}, 14),
         ("/v1/chat/completions", {"max_tokens": 7, "max_completion_tokens": 5}, 5),
         ("/v1/completions", {"prompt": "x"}, 16),
+        ("/v1/completions", {"prompt": "x", "max_tokens": 9, "max_completion_tokens": 1}, 9),
+        ("/v1/completions", {"prompt": "x", "max_completion_tokens": 1}, 16),
         ("/v1/completions", {"prompt": ["x", "y"], "n": 2, "max_tokens": 10}, 40),
         ("/v1/completions", {"prompt": [[1, 2], [3]]}, 32),
         ("/v1/completions", {"prompt": [1, 2, 3]}, 16),
@@ -93,3 +100,72 @@ def test_empty_options_are_filled(endpoint: Any, options: Any) -> None:
 def test_a_body_that_asks_for_the_same_needs_no_change(endpoint: Any) -> None:
     body = raw(stream=True, stream_options=OPTIONS)
     assert endpoint.upstream_body(endpoint.read(body), OPTIONS) is body
+
+
+NO_N = st.characters(exclude_categories=["Cs"], exclude_characters="n")  # it is a field that the gateway reads
+TEXT = st.text(NO_N, max_size=4) | st.sampled_from(
+    ["stream_options", "\\", '"', '\\"', '\\\\"', '","stream_options":{}', "{", "]", "\ud83d"]
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=8,
+)
+OBJECT = st.dictionaries(TEXT, JSON, max_size=3)
+FORMS: list[dict[str, Any]] = [{}, {"separators": (",", ":")}, {"indent": 1}, {"ensure_ascii": False}]
+ESCAPED = "stream\\u005foptions"
+
+
+@given(OBJECT, OBJECT, OBJECT, st.sampled_from(FORMS), st.booleans())
+def test_around_its_options_a_body_stays_as_it_came(
+    before: dict[str, Any], options: dict[str, Any], after: dict[str, Any], form: dict[str, Any], escaped: bool
+) -> None:
+    body = {**before, "model": "m", "stream": True, "stream_options": options, **after}
+    body["stream_options"] = options
+    text = json.dumps(body, **form)
+    if escaped:
+        text = text.replace("stream_options", ESCAPED)
+    try:
+        data = text.encode()
+    except UnicodeEncodeError:  # half a surrogate pair, which has no bytes of its own
+        data = json.dumps(body).encode()
+    sent = CHAT.upstream_body(CHAT.read(data), {"include_usage": True})
+    others = {name: value for name, value in options.items() if name != "continuous_usage_stats"}
+    assert json.loads(sent) == {**body, "stream_options": {**others, "include_usage": True}}
+    pairs = zip(oracle.members(data.decode()), oracle.members(sent.decode()), strict=True)
+    for (name, a, b), (_, c, d) in pairs:
+        assert name == "stream_options" or data.decode()[a:b] == sent.decode()[c:d]
+
+
+def test_numbers_that_a_parser_would_round_are_kept() -> None:
+    options = b'{"include_usage": false, "x": 1.10, "y": 12345678901234567890123}'
+    body = b'{"model":"m","seed":12345678901234567890123,"stream_options" : %b , "t":1e-2,"stream":true}'
+    asked = b'{"x": 1.10,"y": 12345678901234567890123,"include_usage":true,"continuous_usage_stats":true}'
+    assert CHAT.upstream_body(CHAT.read(body % options), OPTIONS) == body % asked
+
+
+def test_of_options_that_come_twice_the_last_count() -> None:
+    body = b'{"model":"m","stream":true,"stream_options":{"a":1},"stream_options":null,"x":2}'
+    sent = CHAT.upstream_body(CHAT.read(body), {"include_usage": True})
+    assert sent == body.replace(b"null", b'{"include_usage":true}')
+
+
+@pytest.mark.parametrize("endpoint", [CHAT, COMPLETIONS])
+@pytest.mark.parametrize("depth", [10, 500, 1000])
+@pytest.mark.parametrize("member", ["messages", "prompt", "tools", "metadata", "stream_options"])
+def test_what_can_be_read_is_weighed_and_sent_however_deep_it_is_nested(endpoint: Any, depth: int, member: str) -> None:
+    nested = b"[" * depth + b"]" * depth
+    options = b'{"x":%b}' % nested if member == "stream_options" else b"{}"
+    more = b"" if member == "stream_options" else b',"%b":%b' % (member.encode(), nested)
+    body = b'{"model":"m","stream":true,"stream_options":%b%b}'
+    sent = endpoint.upstream_body(endpoint.read(body % (options, more)), {"include_usage": True})
+    asked = (options[:-1] + b',"include_usage":true}').replace(b"{,", b"{")
+    assert sent == body % (asked, more)
+
+
+@pytest.mark.parametrize("member", ["model", "n", "stream", "stream_options", "max_tokens"])
+def test_what_is_nested_where_it_does_not_belong_is_refused_by_its_name(member: str) -> None:
+    nested = b"[" * 1000 + b"]" * 1000
+    with pytest.raises(Invalid, match=f"'{member}' is a list") as caught:
+        CHAT.read(b'{"model":"m","%b":%b}' % (member.encode(), nested))
+    assert caught.value.param == member

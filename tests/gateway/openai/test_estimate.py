@@ -28,6 +28,7 @@ def test_the_estimate_learns_each_models_ratio() -> None:
         ({"prompt": ["abcd", "efgh"]}, 2),
         ({"prompt": "日本"}, 6 / 4),
         ({"messages": [{"content": [{"image_url": {"url": "data:image/png;base64," + "A" * 9999}}]}]}, 256 + 4),
+        ({"tools": [[[{"a": [{"b": "abcd"}, [7]]}]]], "suffix": None}, 2),
         ({}, 0),
     ],
 )

@@ -98,5 +98,24 @@ def test_the_last_usage_is_shown_to_those_who_asked() -> None:
     assert visible(json.loads(data), data, False, False) is None
 
 
-def test_a_lone_surrogate_survives() -> None:
-    assert json.loads(to_json({"a": "\ud800"}).decode("utf-8", "surrogatepass")) == {"a": "\ud800"}
+def test_an_event_that_is_not_there_for_its_usage_is_shown_without_it() -> None:
+    data = b'{"choices":[],"prompt_filter_results":[{"prompt_index":0}],"usage":null}'
+    assert visible(json.loads(data), data, True, False) == data
+    assert visible(json.loads(data), data, False, False) == data.replace(b',"usage":null', b"")
+
+
+@pytest.mark.parametrize("form", [{}, {"indent": 1}])
+def test_what_is_written_with_spaces_is_cut_and_not_written_anew(form: Any) -> None:
+    chunk = {"x": 12345678901234567890123, "choices": [{"index": 0}], "usage": {"completion_tokens": 1}, "y": "\u00e9"}
+    less = {name: value for name, value in chunk.items() if name != "usage"}
+    data, kept = (json.dumps(each, **form).encode() for each in (chunk, less))
+    assert visible(Meter().read(data), data, False, False) == kept
+
+
+@pytest.mark.parametrize("data", [b'{"choices":[0],"a":"\\ud800"}', b'{"a":"\\ud800","choices":[0]}'])
+@pytest.mark.parametrize("name", [b'"usage"', b'"us\\u0061ge"'])
+def test_half_a_surrogate_pair_stays_as_it_was_escaped(data: bytes, name: bytes) -> None:
+    """It has no bytes of its own: written anew as it is read, it would be no UTF-8."""
+    event = b'{%b:{"x":",\\"usage\\":{}"} , %b' % (name, data[1:])
+    assert visible(json.loads(event), event, False, False) == data.replace(b"{", b"{ ", 1)
+    assert json.loads(to_json({"a": "\ud800"})) == {"a": "\ud800"}
