@@ -30,16 +30,16 @@ def settings_of(engine, pool=None, **more):
 
 
 class Gateway:
-    """The command with its configuration, and what it says."""
+    """The command with its configuration, and what it says; with a `stdout` of its own, only to standard error."""
 
-    def __init__(self, folder, settings, *options, **environment):
+    def __init__(self, folder, settings, *options, stdout=None, **environment):
         (folder / "gateway.yaml").write_text(yaml.safe_dump(settings))
         self._log = folder / "said"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*FAIRGATE, "gateway", "--config", str(folder / "gateway.yaml"), *options],
-                stdout=log,
-                stderr=subprocess.STDOUT,
+                stdout=stdout or log,
+                stderr=log,
                 env=os.environ | environment,
             )
 
@@ -72,7 +72,9 @@ class Gateway:
 
     @property
     def processes(self):
-        return [child for child in self.children() if not child.name().endswith("-server")]
+        """Those that serve: its children but the store, or itself alone."""
+        children = [child for child in self.children() if not child.name().endswith("-server")]
+        return children or [psutil.Process(self.process.pid)]
 
     def get(self, path):
         with urllib.request.urlopen(self.url + path, timeout=PATIENCE_S) as answer:

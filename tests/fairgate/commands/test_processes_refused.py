@@ -78,6 +78,12 @@ def test_what_keeps_every_process_from_serving_is_told_once(tmp_path, engine):
     assert said.count("cannot listen on") == 1
 
 
+def test_what_no_process_expected_of_this_machine_is_told_without_a_trace(tmp_path, engine):
+    code = "import fairgate.topology.replica as r; r.serve = lambda *_: open('/no/such/folder')"
+    said = refused_after(code, tmp_path, settings_of(engine))
+    assert said.count("No such file or directory: '/no/such/folder'") == 1
+
+
 def test_a_folder_for_sockets_that_is_too_deep_is_told(tmp_path, engine, monkeypatch):
     deep = tmp_path / ("d" * 90)
     deep.mkdir()

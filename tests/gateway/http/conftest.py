@@ -33,11 +33,17 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> M
 
 CHAT = "/v1/chat/completions"
 TENANT = TenantConfig(id="a", keys_sha256=["0" * 64])
+MUCH = 30_000_000
+"""Bytes of an answer that no buffers of a system hold."""
 
 
 def request(body: bytes = b"{}", *fields: str, path: str = CHAT, key: str = "k", version: str = "1.1") -> bytes:
     lines = (f"POST {path} HTTP/{version}", "Host: x", f"x-api-key: {key}", f"Content-Length: {len(body)}", *fields)
     return "\r\n".join((*lines, "", "")).encode("latin-1") + body
+
+
+def page(name: str) -> bytes:
+    return f"GET /{name} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
 
 
 def chunked(*chunks: bytes, trailer: bytes = b"", fields: bytes = b"") -> bytes:
@@ -76,6 +82,11 @@ class Desk:
         body = call.body()
         self.seen.append(body)
         call.reply(200, body, {"x-request-id": call.request_id})
+
+    async def swell(self, call: Call) -> None:
+        """Much, beginning with what was asked."""
+        self.seen.append(call.body())
+        call.reply(200, self.seen[-1].ljust(MUCH), {})
 
     async def wait(self, call: Call) -> None:
         body = call.body()
@@ -174,7 +185,11 @@ async def healthz(key: str | None) -> tuple[int, str, bytes]:
     return 200, "application/json", b'{"status":"ok"}'
 
 
-PAGES: Mapping[str, Page] = {"/healthz": healthz}
+async def much(key: str | None) -> tuple[int, str, bytes]:
+    return 200, "text/plain", b"x" * MUCH
+
+
+PAGES: Mapping[str, Page] = {"/healthz": healthz, "/much": much}
 MakeEdge = Callable[..., Awaitable[Edge]]
 
 

@@ -11,14 +11,9 @@ import pytest
 
 from gateway.http.census import SPARE
 from gateway.http.files import KEPT_BACK, most_connections
-from gateway.ports import Call
 
 from ..engine import Engine
-from .conftest import Edge, MakeEdge, Wire, program, request, until
-
-
-def page(name: str) -> bytes:
-    return f"GET /{name} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+from .conftest import Edge, MakeEdge, Wire, page, program, request, until
 
 
 async def served(edge: Edge, how_many: int) -> list[Wire]:
@@ -63,11 +58,8 @@ async def test_half_a_head_makes_room_too(make_edge: MakeEdge) -> None:
 async def test_one_that_does_not_read_its_last_answer_makes_room_too(make_edge: MakeEdge) -> None:
     """Else whoever asks for large pages and reads none holds a place for as long as an answer may take to go."""
 
-    async def much(call: Call) -> None:
-        call.reply(200, b"x" * 30_000_000, {})
-
     edge = await make_edge(max_connections=1)
-    edge.desk.how = much
+    edge.desk.how = edge.desk.swell
     with socket.create_connection(("127.0.0.1", edge.port)) as deaf:
         deaf.sendall(request(b"1", "Connection: close"))
         await until(lambda: edge.desk.entered == 1)
@@ -77,6 +69,20 @@ async def test_one_that_does_not_read_its_last_answer_makes_room_too(make_edge: 
         assert (await newcomer.answer())[0] == 200
         await newcomer.close()
     assert edge.server.census.evicted == 1
+
+
+async def test_those_who_are_refused_make_room_at_once(make_edge: MakeEdge) -> None:
+    """And not when they have been waited for, in case they are still sending."""
+    edge = await make_edge(max_connections=4)
+    refused = [await edge.connect() for _ in range(4)]
+    for wire in refused:
+        wire.send(b"\0\1\r\n")
+        assert (await wire.answer())[0] == 400
+    newcomer = await edge.connect()
+    newcomer.send(request(b"1"))
+    assert (await newcomer.answer())[0] == 200
+    for wire in (newcomer, *refused):
+        await wire.close()
 
 
 async def test_a_request_under_way_never_makes_room(make_edge: MakeEdge) -> None:
@@ -111,6 +117,20 @@ async def test_a_place_that_becomes_free_is_for_who_waits(make_edge: MakeEdge) -
     await until(lambda: len(edge.server.census) == 1)
     newcomer.send(request())
     assert (await newcomer.answer())[0] == 200
+    await newcomer.close()
+
+
+async def test_a_place_that_only_idles_is_for_who_asks(make_edge: MakeEdge) -> None:
+    """Whoever came in while all were served, and asks when one of them is not any more, is served in its place."""
+    edge = await make_edge(max_connections=1)
+    (first,) = await served(edge, 1)
+    newcomer = await edge.connect()
+    await until(lambda: len(edge.server.census) == 2)
+    edge.desk.go.set()
+    assert (await first.answer())[0] == 200
+    newcomer.send(request(b"2"))
+    assert (await newcomer.answer())[::2] == (200, b"2")
+    assert await first.closed()
     await newcomer.close()
 
 
