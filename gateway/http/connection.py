@@ -7,6 +7,7 @@ from typing import Protocol, cast
 
 from gateway.errors import UpstreamError
 from gateway.http.http1 import BadResponse, ResponseParser
+from gateway.http.shut import shut
 from gateway.ports import Patience, Receiver
 
 PATIENCE_FOR_END = 5.0
@@ -79,7 +80,8 @@ class WorkerConnection:
     def drop(self) -> None:
         """Close at once."""
         self._stop_timer()
-        if self._transport is not None:
+        if self._transport is not None and not self._transport.is_closing():
+            shut(self._transport)
             self._transport.abort()
 
     # -- called by the loop ------------------------------------------------------------------------------------

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import asyncio
+import select
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from random import Random
 
@@ -95,6 +97,12 @@ class Line:
     def abort(self) -> None:
         self.closing = True
 
+    def get_extra_info(self, name: str) -> Line:
+        return self
+
+    def fileno(self) -> int:
+        return -1
+
     def is_closing(self) -> bool:
         return self.closing
 
@@ -135,6 +143,22 @@ async def test_who_leaves_before_the_end_takes_the_connection_along() -> None:
     await asyncio.gather(first, return_exceptions=True)
     assert line.closing
     assert not keeper.kept
+
+
+async def test_an_engine_hears_of_a_dropped_connection_before_anything_else_happens() -> None:
+    """The room of its request is given to another in the same step: the loop does not run in between."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(
+            lambda: WorkerConnection(Keeper(), "w"),  # type: ignore[arg-type, return-value]
+            *listener.getsockname(),
+        )
+        engine, _ = await asyncio.to_thread(listener.accept)
+        with engine:
+            connection.drop()  # type: ignore[attr-defined]
+            readable, _, _ = select.select([engine], [], [], 10)
+            assert readable, "it has not heard of it"
+            assert engine.recv(1) == b""
 
 
 async def test_who_leaves_as_a_connection_is_made_leaves_none_behind(make: Make) -> None:
