@@ -102,6 +102,8 @@ class RequestReader:
         self._check_head_size(len(raw))
         self._parse(piece)
         self.head = head = Head(raw)
+        if head.length < 0 and self._parser is not None and self._parser.should_upgrade():  # llhttp reads no chunks
+            raise bad_request("a body in chunks cannot come with Upgrade here; send Content-Length, or no Upgrade")
         self.done = head.length == 0
         self._raw = None
         if head.length >= 0:
@@ -116,8 +118,8 @@ class RequestReader:
         assert self._parser is not None
         try:
             self._parser.feed_data(piece)
-        except HttpParserUpgrade:
-            raise bad_request("there is no other protocol to upgrade to; send the request without Upgrade") from None
+        except HttpParserUpgrade:  # at the end of a request that would rather go on in another protocol. Nobody has to
+            pass  # follow (RFC 9110, 7.8), and some libraries ask everybody for HTTP/2
         except HttpParserError as error:
             raise bad_request(str(error) or "llhttp refused it") from None
 
