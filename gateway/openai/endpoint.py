@@ -22,8 +22,8 @@ class Ask:
 
     `max_tokens`: the most output tokens of the whole request (all choices of all prompts), None where the body leaves
     it open. `choices`: answers it asks for, over all `prompts`. `raw_tokens`: the uncorrected estimate of its input.
-    `wants_usage`, `wants_continuous`: what the client asked to see of it in a stream. `names_options`: its body says
-    something about `stream_options`.
+    `wants_usage`, `wants_continuous`: what the client asked to see of it in a stream. `options_at`: from where to where
+    in its body the value of `stream_options` stands, where it streams and has any.
     """
 
     endpoint: Endpoint
@@ -36,7 +36,7 @@ class Ask:
     prompts: int = 1
     wants_usage: bool = False
     wants_continuous: bool = False
-    names_options: bool = False
+    options_at: tuple[int, int] | None = None
 
     def most_output(self, default: int) -> int:
         """Output tokens that it may produce, `default` for each choice where the body leaves it open."""

@@ -34,6 +34,7 @@ class Generation:
     def read(self, raw: bytes) -> Ask:
         body = parse(raw)
         model = model_of(body)
+        stream = flag(body, "stream")
         options = section(body, _OPTIONS) if _OPTIONS in body else _NONE
         prompts = self.prompts(body)
         choices = (count(body, "n") or 1) * prompts
@@ -42,21 +43,21 @@ class Generation:
             endpoint=self,
             model=model,
             body=raw,
-            stream=flag(body, "stream"),
+            stream=stream,
             max_tokens=each * choices if each is not None else None,
             choices=choices,
             raw_tokens=raw_tokens(body),
             prompts=prompts,
             wants_usage=flag(options, _USAGE),
             wants_continuous=flag(options, _CONTINUOUS),
-            names_options=_OPTIONS in body,
+            options_at=_options_at(raw) if stream and _OPTIONS in body else None,
         )
 
     def upstream_body(self, ask: Ask, usage_options: Mapping[str, bool]) -> bytes:
         if not ask.stream:
             return ask.body
-        if ask.names_options:
-            return _with_options(ask.body, usage_options)
+        if ask.options_at is not None:
+            return _with_options(ask.body, *ask.options_at, usage_options)
         last = ask.body.rindex(b"}")  # it is an object, and has members
         return ask.body[:last] + b',"stream_options":' + orjson.dumps(usage_options) + b"}"
 
@@ -71,15 +72,20 @@ class Generation:
         return 1
 
 
-def _with_options(raw: bytes, usage_options: Mapping[str, bool]) -> bytes:
-    """A body whose `stream_options` ask for that usage, and for whatever else they asked for. All else stays byte for
-    byte; of options that come twice the last count, as parsers have it."""
+def _options_at(raw: bytes) -> tuple[int, int]:
+    """From where to where in a body its `stream_options` stand: the last, as parsers have it, where they come twice."""
     found = [member for member in members(raw) if member.name == _OPTIONS][-1]
-    options = raw[found.start : found.end]
+    return found.start, found.end
+
+
+def _with_options(raw: bytes, start: int, end: int, usage_options: Mapping[str, bool]) -> bytes:
+    """A body whose `stream_options`, which stand from `start` to `end`, ask for that usage, and for whatever else they
+    asked for. All else stays byte for byte."""
+    options = raw[start:end]
     wanted = [] if options == b"null" else members(options)
-    usage = {name: options[start:end] for name, _, start, end in wanted if name in (_USAGE, _CONTINUOUS)}
+    usage = {one.name: options[one.start : one.end] for one in wanted if one.name in (_USAGE, _CONTINUOUS)}
     if usage == dict.fromkeys(usage_options, b"true"):
         return raw
-    kept = [options[at:end] for name, at, _, end in wanted if name not in usage]
+    kept = [options[one.at : one.end] for one in wanted if one.name not in usage]
     asked = b"{" + b",".join([*kept, orjson.dumps(usage_options)[1:-1]]) + b"}"
-    return raw[: found.start] + asked + raw[found.end :]
+    return raw[:start] + asked + raw[end:]

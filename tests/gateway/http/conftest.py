@@ -22,6 +22,8 @@ from gateway.http.pages import Page
 from gateway.http.server import HttpServer
 from gateway.ports import Call, ClientGone
 
+from ..conftest import until
+
 BOTH_LOOPS = ("test_half_closed", "test_worker_connection")
 
 
@@ -216,11 +218,25 @@ async def make_edge(caplog: pytest.LogCaptureFixture) -> AsyncIterator[MakeEdge]
     assert not left
 
 
-async def until(reached: Callable[[], bool]) -> None:
-    """Wait for something that has no event to wait on."""
-    async with asyncio.timeout(30):
-        while not reached():  # noqa: ASYNC110 - there is no event to wait on
-            await asyncio.sleep(0.002)
+async def sends_far_ahead(edge: Edge, wire: Wire) -> None:
+    """A client that goes on sending finds that nobody reads; all of it is answered in the end."""
+    edge.desk.how = edge.desk.wait
+    one, many = request(b"x" * 50_000), 400
+
+    async def send() -> None:
+        for _ in range(many):
+            wire.send(one)
+            await wire.writer.drain()
+
+    sending = asyncio.ensure_future(send())
+    await until(lambda: edge.desk.entered == 1)
+    await asyncio.sleep(0.1)
+    assert not sending.done(), "20 MB went into buffers"
+    edge.desk.go.set()
+    for _ in range(many):
+        assert len((await wire.answer())[2]) == 50_000
+    await sending
+    await wire.close()
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.ports import Call
 
-from .conftest import CHAT, MakeEdge, chunked, request, until
+from .conftest import CHAT, MakeEdge, chunked, request, sends_far_ahead, until
 
 
 async def test_a_connection_is_kept(make_edge: MakeEdge) -> None:
@@ -49,20 +49,8 @@ async def test_pipelined_requests_are_answered_one_after_the_other(make_edge: Ma
 
 
 async def test_what_is_sent_ahead_is_bounded(make_edge: MakeEdge) -> None:
-    """A client that goes on sending finds that nobody reads; all of it is answered in the end."""
     edge = await make_edge()
-    edge.desk.how = edge.desk.wait
-    wire = await edge.connect()
-    one, many = request(b"x" * 50_000), 400
-    sending = asyncio.ensure_future(_send_all(wire.writer, one, many))
-    await until(lambda: edge.desk.entered == 1)
-    await asyncio.sleep(0.05)
-    assert not sending.done(), "20 MB went into buffers"
-    edge.desk.go.set()
-    for _ in range(many):
-        assert len((await wire.answer())[2]) == 50_000
-    await sending
-    await wire.close()
+    await sends_far_ahead(edge, await edge.connect())
 
 
 async def test_reading_goes_on_when_nothing_is_left_of_what_was_sent_ahead(make_edge: MakeEdge) -> None:
@@ -79,12 +67,6 @@ async def test_reading_goes_on_when_nothing_is_left_of_what_was_sent_ahead(make_
     wire.send(request(b"3"))
     assert (await wire.answer())[2] == b"3"
     await wire.close()
-
-
-async def _send_all(writer: asyncio.StreamWriter, raw: bytes, times: int) -> None:
-    for _ in range(times):
-        writer.write(raw)
-        await writer.drain()
 
 
 async def test_continue_is_said_to_who_waits_for_it(make_edge: MakeEdge) -> None:

@@ -20,7 +20,7 @@ from gateway.errors import ConfigError
 from gateway.http.tls import Certificate
 from gateway.ports import Call
 
-from .conftest import Edge, MakeEdge, Wire, request, until
+from .conftest import Edge, MakeEdge, Wire, request, sends_far_ahead, until
 
 OPENSSL = shutil.which("openssl")
 CURL = shutil.which("curl")
@@ -120,24 +120,7 @@ async def test_a_client_that_does_not_read_is_cut_off(make_edge: MakeEdge, pair:
 
 async def test_what_is_sent_ahead_is_bounded(make_edge: MakeEdge, pair: Pair) -> None:
     edge = await make_edge(pair.listen())
-    edge.desk.how = edge.desk.wait
-    wire = await edge.connect(trusting(pair))
-    one, many = request(b"x" * 50_000), 400
-
-    async def send() -> None:
-        for _ in range(many):
-            wire.send(one)
-            await wire.writer.drain()
-
-    sending = asyncio.ensure_future(send())
-    await until(lambda: edge.desk.entered == 1)
-    await asyncio.sleep(0.1)
-    assert not sending.done(), "20 MB went into buffers"
-    edge.desk.go.set()
-    for _ in range(many):
-        assert len((await wire.answer())[2]) == 50_000
-    await sending
-    await wire.close()
+    await sends_far_ahead(edge, await edge.connect(trusting(pair)))
 
 
 @pytest.mark.parametrize("proxied", [False, True])
