@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import ssl
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -31,10 +32,11 @@ NEW_CA = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime2
 async def openssl(*arguments: str | Path, given: bytes = b"") -> str:
     """What it says, of both kinds."""
     assert OPENSSL is not None
-    pipes = {"stdin": asyncio.subprocess.PIPE, "stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.STDOUT}
-    process = await asyncio.create_subprocess_exec(OPENSSL, *map(str, arguments), **pipes)
-    said, _ = await process.communicate(given)
-    return said.decode(errors="replace")
+    command = [OPENSSL, *map(str, arguments)]
+    done = await asyncio.to_thread(  # uvloop's own takes it ill when a program ends before it has read what it is given
+        subprocess.run, command, input=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60
+    )
+    return done.stdout.decode(errors="replace")
 
 
 class Pair:
